@@ -1,0 +1,110 @@
+"""Every setting of the product, read once from `TASKSERVER_*` and `.env`, validated at start, secrets never printed.
+
+The only reader of the environment. Settings that another process must agree on (database, broker, secret key) are the
+same for servers and workers.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from schema.errors import InvalidArgument, SubError
+
+REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
+
+
+class Settings(BaseSettings):
+    """The settings, frozen. Durations are seconds, sizes bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TASKSERVER_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    admin_token: SecretStr | None = None
+    handlers: Annotated[tuple[str, ...], NoDecode] = ()
+    callback_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    url: str | None = None
+    token: SecretStr | None = None
+    data: Path = Path(".taskserver")
+
+    claim_batch_seconds: PositiveFloat = 0.05
+    give_way_seconds: PositiveFloat = 0.1
+    beat_seconds: PositiveFloat = 1.0
+    dead_after_seconds: PositiveFloat = 5.0
+    lost_after_seconds: PositiveFloat = 2.0
+    cancel_grace_seconds: PositiveFloat = 10.0
+    window_per_slot: PositiveInt = 4
+    max_subtasks: PositiveInt = 100_000
+    max_edges: PositiveInt = 1_000_000
+    max_value_bytes: PositiveInt = 256 * 1024
+    max_submission_bytes: PositiveInt = 16 * 1024 * 1024
+    max_log_bytes: PositiveInt = 16 * 1024 * 1024
+    database_pool: PositiveInt = Field(default=20, description="Connections that one server process may hold.")
+
+    @field_validator("handlers", "callback_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            url = make_url(value.get_secret_value())
+        except ArgumentError:
+            raise ValueError("is not a URL; write postgresql://user:password@host/database") from None
+        if url.get_backend_name() != "postgresql":
+            raise ValueError("must begin with postgresql://")
+        return SecretStr(url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(REDIS_SCHEMES):
+            raise ValueError("must begin with " + ", ".join(REDIS_SCHEMES))
+        return value
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read and validate the settings.
+
+        Raises:
+            InvalidArgument: names each variable that is wrong.
+
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            problems = tuple(
+                SubError(field="TASKSERVER_" + str(item["loc"][0]).upper(), message=item["msg"].removeprefix("Value error, "))
+                for item in error.errors(include_input=False, include_url=False)
+            )
+            summary = "; ".join(f"{problem.field} {problem.message}" for problem in problems)
+            raise InvalidArgument(f"settings: {summary}", sub_errors=problems) from None
+
+    def require_database(self) -> str:
+        """Return the database URL, or say how to give one."""
+        return _required(self.database_url, "TASKSERVER_DATABASE_URL", "postgresql://user:password@host/database")
+
+    def require_redis(self) -> str:
+        """Return the broker URL, or say how to give one."""
+        return _required(self.redis_url, "TASKSERVER_REDIS_URL", "redis://host:6379/0")
+
+    def require_secret_key(self) -> str:
+        """Return the key that tokens are made with, or say how to give one."""
+        return _required(self.secret_key, "TASKSERVER_SECRET_KEY", "any long random text, the same for all servers")
+
+
+def _required(value: SecretStr | None, name: str, example: str) -> str:
+    if value is None:
+        raise InvalidArgument(f"{name} is not set; set it ({example}), or run `taskserver dev`, which brings its own")
+    return value.get_secret_value()

@@ -1,0 +1,165 @@
+"""Taking subtasks: READY → RUNNING, and back to PENDING for what was taken or released but not begun.
+
+A claim draws one number from a sequence for all it takes in one statement. Every later write names state and claim
+number; zero rows then mean that the claim was lost. Nothing here commits: the caller's transaction does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from schema.carriers import following
+from schema.identity import SubtaskId, TaskId
+from schema.states import Operation
+from schema.transitions import progress
+from schema.transitions.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A subtask taken by a process: what to run and the right to record it."""
+
+    id: SubtaskId
+    claim: int
+    operation: str
+    attempt: int
+    failures: int
+    series_id: int
+    key: str
+    kind: str
+    arguments: dict[str, Any] | None
+    from_keys: tuple[str, ...]
+    timeout: float | None
+    max_attempts: int
+    backoff_seconds: float
+    claimed_at: datetime
+
+
+_CLAIM = text(
+    """
+WITH number AS MATERIALIZED (
+    SELECT nextval('claim_numbers') AS claim
+), taken AS (
+    UPDATE subtasks AS s
+    SET state = 'RUNNING', claim = number.claim, process = :process, executor = :executor, attempt = s.attempt + 1,
+        starts = s.starts + 1, started_at = clock_timestamp(), attempted_at = coalesce(s.attempted_at, clock_timestamp())
+    FROM number, task_progress AS p
+    WHERE s.id IN (
+            SELECT id FROM subtasks
+            WHERE id = ANY (CAST(:ids AS bigint[])) AND task_id = :task AND state = 'READY'
+            ORDER BY id LIMIT :room
+        )
+        AND p.id = :task AND ((p.open AND p.failed = p.allowed) OR s.operation <> 'EXECUTE')
+    RETURNING s.id, s.claim, s.operation, s.attempt, s.failures, s.started_at
+), moved AS (
+    UPDATE task_progress SET ready = ready - n, running = running + n, change_number = change_number + 1
+    FROM (SELECT count(*)::int AS n FROM taken) AS taken_count WHERE id = :task AND n > 0
+)
+SELECT t.id, t.claim, t.operation, t.attempt, t.failures, t.started_at AS claimed_at, d.series_id, d.key, d.kind,
+    d.arguments, d.from_keys, d.timeout, d.max_attempts, d.backoff_seconds
+FROM taken AS t JOIN subtask_specs AS d ON d.id = t.id
+ORDER BY t.id
+"""
+)
+
+
+def claim(
+    connection: Connection, locked: Progress, ids: Sequence[SubtaskId], *, process: int, executor: str
+) -> list[Claimed]:
+    """Take those of `ids` that are READY and may begin now, in the order of their ids; all get one claim number.
+
+    Args:
+        connection: A transaction that holds the task's progress row.
+        locked: That row.
+        ids: What the message, or the step before, names.
+        process: The pool process that takes them.
+        executor: Its name for people.
+
+    """
+    room = len(ids) if locked.concurrency is None else max(0, locked.concurrency - locked.begun)
+    parameters = {"ids": list(ids), "task": locked.id, "process": process, "executor": executor, "room": room}
+    rows = connection.execute(_CLAIM, parameters).mappings()
+    return [Claimed(**{**row, "from_keys": tuple(row["from_keys"] or ())}) for row in rows]
+
+
+_RETURN = text(
+    """
+WITH before AS (
+    SELECT id, state FROM subtasks
+    WHERE id = ANY (CAST(:ids AS bigint[])) AND task_id = :task
+        AND ((state = 'READY' AND carrier = :carrier) OR (state = 'RUNNING' AND claim = :claim AND process = :process))
+), returned AS (
+    UPDATE subtasks AS s
+    SET state = 'PENDING', carrier = NULL, claim = NULL, process = NULL, started_at = NULL,
+        attempt = s.attempt - (b.state = 'RUNNING')::int, starts = s.starts - (b.state = 'RUNNING')::int,
+        attempted_at = CASE WHEN s.starts - (b.state = 'RUNNING')::int = 0 THEN NULL ELSE s.attempted_at END
+    FROM before AS b WHERE s.id = b.id
+    RETURNING s.id, b.state AS old_state
+), counted AS (
+    SELECT count(*)::int AS n, (count(*) FILTER (WHERE old_state = 'RUNNING'))::int AS claimed FROM returned
+), moved AS (
+    UPDATE task_progress SET pending = pending + n, startable = startable + n, running = running - claimed,
+        ready = ready - (n - claimed), change_number = change_number + 1
+    FROM counted WHERE id = :task AND n > 0
+)
+SELECT id FROM returned
+"""
+)
+
+
+def hand_back(
+    connection: Connection, task: TaskId, ids: Sequence[SubtaskId], *, carrier: int, claim: int | None, process: int
+) -> list[SubtaskId]:
+    """Return what this unit holds but has not begun to PENDING, uncharged, and leave what follows to the dispatcher.
+
+    Covers a slice that gives way, a claim refused by a limit, and a worker that stops. The transaction must hold the
+    task's progress row. Returns the ids that went back.
+    """
+    parameters = {"ids": list(ids), "task": task, "carrier": carrier, "claim": claim or 0, "process": process}
+    returned = [SubtaskId(one) for one in connection.execute(_RETURN, parameters).scalars()]
+    drop_followers(connection, task, carrier)
+    if returned:
+        progress.wake_dispatcher(connection, task)
+    return returned
+
+
+_DROP = text(
+    """
+WITH before AS (
+    SELECT id, state, pending_upstreams FROM subtasks
+    WHERE task_id = :task AND state IN ('PENDING', 'READY') AND carrier BETWEEN :first AND :last
+        AND operation = ANY (CAST(:operations AS text[]))
+), dropped AS (
+    UPDATE subtasks AS s SET carrier = NULL, state = 'PENDING' FROM before AS b WHERE s.id = b.id
+    RETURNING b.state AS old_state, s.pending_upstreams = 0 AND s.scheduled_at IS NULL AND s.gate IS NULL AS startable
+), counted AS (
+    SELECT (count(*) FILTER (WHERE old_state = 'READY'))::int AS recalled, (count(*) FILTER (WHERE startable))::int AS n
+    FROM dropped
+)
+UPDATE task_progress SET pending = pending + recalled, ready = ready - recalled, startable = startable + n,
+    change_number = change_number + 1
+FROM counted WHERE id = :task AND (n > 0 OR recalled > 0)
+RETURNING n
+"""
+)
+
+
+def drop_followers(connection: Connection, task: TaskId, carrier: int) -> None:
+    """Hand to the dispatcher what the unit's canvas would have carried after it. Holds the progress row."""
+    first, last = following(carrier)
+    _drop(connection, task, first, last, operations=list(Operation))
+
+
+def recall(connection: Connection, task: TaskId) -> None:
+    """Take back every subtask that was released and has not begun, but for what an operator named. Holds the progress row."""
+    _drop(connection, task, 0, 2**63 - 1, operations=[Operation.EXECUTE])
+
+
+def _drop(connection: Connection, task: TaskId, first: int, last: int, *, operations: list[Operation]) -> None:
+    parameters = {"task": task, "first": first, "last": last, "operations": operations}
+    startable = connection.execute(_DROP, parameters).scalar_one_or_none()
+    if startable:
+        progress.wake_dispatcher(connection, task)

@@ -1,0 +1,193 @@
+"""Storing a new task with its subtasks and edges: one transaction, all or nothing, every state at its default."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, text
+
+from schema.identity import TaskId
+from schema.transitions import progress
+
+
+@dataclass(frozen=True, slots=True)
+class NewSubtask:
+    """One subtask to store; `upstreams` are series ids, which count from 0 in topological order."""
+
+    series_id: int
+    key: str
+    kind: str | None
+    upstreams: tuple[int, ...]
+    queue: str = "default"
+    template_key: str | None = None
+    name: str | None = None
+    description: str | None = None
+    arguments: dict[str, Any] | None = None
+    from_keys: tuple[str, ...] = ()
+    parallel_idx: int = -1
+    timeout: float | None = None
+    max_attempts: int = 1
+    backoff_seconds: float = 1.0
+    isolated: bool = False
+    allow_failure: bool = False
+    has_rollback: bool = False
+    prohibit_rollback: bool = False
+    lost_is_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """One task to store. `arguments` is stored as JSON text; `start_at` in the future holds everything back until then."""
+
+    name: str
+    account: str
+    creator: str
+    subtasks: Sequence[NewSubtask]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    type: str = "MANUAL"
+    task_type: str = "inline"
+    definition_id: int | None = None
+    instance_id: int | None = None
+    extra: str = ""
+    on_duplicate: str = "reject"
+    integration_id: int | None = None
+    user_id: int | None = None
+    client_id: int | None = None
+    account_id: int | None = None
+    template_id: int | None = None
+    biz_id: str | None = None
+    cluster: dict[str, Any] | None = None
+    tenant: dict[str, Any] | None = None
+    host_id: int | None = None
+    priority: int = 5
+    concurrency: int | None = None
+    prohibit_rollback: bool = False
+    callback_url: str | None = None
+    deadline_seconds: float | None = None
+    start_at: datetime | None = None
+    trace_id: str | None = None
+    traceparent: str | None = None
+
+
+_OWN_COLUMNS = [one.name for one in fields(NewTask) if one.name not in {"subtasks", "arguments", "cluster", "tenant"}]
+_TASK = text(
+    f"""
+INSERT INTO tasks ({", ".join(_OWN_COLUMNS)}, argument, cluster, tenant, subtask_count, deadline_at)
+VALUES ({", ".join(":" + name for name in _OWN_COLUMNS)}, :argument, CAST(:cluster AS jsonb), CAST(:tenant AS jsonb),
+    :subtask_count, greatest(now(), :start_at) + :deadline_seconds * interval '1 second')
+RETURNING id
+"""
+)
+_IDS = text("SELECT nextval('subtask_ids') FROM generate_series(1, :count)")
+_SPECS = text(
+    """
+INSERT INTO subtask_specs (id, task_id, series_id, key, template_key, name, description, kind, queue, arguments,
+    from_keys, parallel_idx, timeout, max_attempts, backoff_seconds, has_rollback, prohibit_rollback, lost_is_failure)
+SELECT id, :task, series_id, key, template_key, name, description, kind, queue, arguments, from_keys, parallel_idx,
+    timeout, max_attempts, backoff_seconds, has_rollback, prohibit_rollback, lost_is_failure
+FROM json_to_recordset(CAST(:rows AS json)) AS r (
+    id bigint, series_id integer, key text, template_key text, name text, description text, kind text, queue text,
+    arguments jsonb, from_keys text[], parallel_idx integer, timeout double precision, max_attempts integer,
+    backoff_seconds double precision, has_rollback boolean, prohibit_rollback boolean, lost_is_failure boolean)
+"""
+)
+_SUBTASKS = text(
+    """
+INSERT INTO subtasks (id, task_id, pending_upstreams, isolated, allow_failure)
+SELECT id, :task, pending, isolated, allowed
+FROM unnest(CAST(:ids AS bigint[]), CAST(:pending AS integer[]), CAST(:isolated AS boolean[]),
+    CAST(:allowed AS boolean[])) AS r (id, pending, isolated, allowed)
+"""
+)
+_EDGES = text(
+    """
+INSERT INTO subtask_edges (upstream_id, downstream_id, task_id)
+SELECT upstream_id, downstream_id, :task
+FROM unnest(CAST(:upstreams AS bigint[]), CAST(:downstreams AS bigint[])) AS r (upstream_id, downstream_id)
+"""
+)
+_PROGRESS = text(
+    """
+UPDATE task_progress SET pending = :count, startable = :startable, concurrency = :concurrency,
+    open = coalesce(t.start_at <= now(), true), opens_at = CASE WHEN t.start_at > now() THEN t.start_at END
+FROM tasks AS t WHERE t.id = :task AND task_progress.id = t.id
+"""
+)
+_ROWS_PER_STATEMENT = 10_000
+
+T = TypeVar("T")
+
+
+def create_task(connection: Connection, task: NewTask) -> TaskId:
+    """Store the task in the caller's transaction and return its id; the dispatcher sees it once that has committed."""
+    task_id = _insert_task(connection, task)
+    ids = sorted(connection.execute(_IDS, {"count": len(task.subtasks)}).scalars())
+    for rows in _batches(zip(ids, task.subtasks, strict=True)):
+        connection.execute(_SPECS, {"task": task_id, "rows": json.dumps([_spec(*row) for row in rows])})
+        connection.execute(_SUBTASKS, {"task": task_id, **_hot_columns(rows)})
+    edges = ((ids[upstream], ids[one.series_id]) for one in task.subtasks for upstream in one.upstreams)
+    for pairs in _batches(edges):
+        upstreams, downstreams = zip(*pairs, strict=True)
+        parameters = {"task": task_id, "upstreams": list(upstreams), "downstreams": list(downstreams)}
+        connection.execute(_EDGES, parameters)
+    connection.execute(
+        _PROGRESS,
+        {
+            "task": task_id,
+            "count": len(ids),
+            "startable": sum(not one.upstreams for one in task.subtasks),
+            "concurrency": task.concurrency,
+        },
+    )
+    progress.wake_dispatcher(connection, task_id)
+    return task_id
+
+
+def _insert_task(connection: Connection, task: NewTask) -> TaskId:
+    parameters = {name: getattr(task, name) for name in _OWN_COLUMNS} | {
+        "argument": json.dumps(task.arguments),
+        "cluster": None if task.cluster is None else json.dumps(task.cluster),
+        "tenant": None if task.tenant is None else json.dumps(task.tenant),
+        "subtask_count": len(task.subtasks),
+    }
+    return TaskId(connection.execute(_TASK, parameters).scalar_one())
+
+
+def _spec(subtask_id: int, subtask: NewSubtask) -> dict[str, Any]:
+    return {
+        "id": subtask_id,
+        "series_id": subtask.series_id,
+        "key": subtask.key,
+        "template_key": subtask.template_key,
+        "name": subtask.name,
+        "description": subtask.description,
+        "kind": subtask.kind,
+        "queue": subtask.queue,
+        "arguments": subtask.arguments or None,
+        "from_keys": list(subtask.from_keys) or None,
+        "parallel_idx": subtask.parallel_idx,
+        "timeout": subtask.timeout,
+        "max_attempts": subtask.max_attempts,
+        "backoff_seconds": subtask.backoff_seconds,
+        "has_rollback": subtask.has_rollback,
+        "prohibit_rollback": subtask.prohibit_rollback,
+        "lost_is_failure": subtask.lost_is_failure,
+    }
+
+
+def _hot_columns(rows: Sequence[tuple[int, NewSubtask]]) -> dict[str, list[Any]]:
+    return {
+        "ids": [subtask_id for subtask_id, _ in rows],
+        "pending": [len(subtask.upstreams) for _, subtask in rows],
+        "isolated": [subtask.isolated for _, subtask in rows],
+        "allowed": [subtask.allow_failure for _, subtask in rows],
+    }
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, _ROWS_PER_STATEMENT)):
+        yield batch

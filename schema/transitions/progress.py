@@ -1,0 +1,101 @@
+"""The task's narrow progress row: the lock of everything that happens in a task, and its counters.
+
+Every transition locks this row first, in a statement of its own: under READ COMMITTED a statement that had to wait still
+reads other rows as they were before the wait, so what is decided is decided in the next statement. Counters move by
+deltas in the transaction of the move, so that parent and children agree in every committed snapshot.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, text
+
+from schema.errors import NotFound
+from schema.identity import TaskId
+
+STARTABLE_CHANNEL = "taskserver_startable"
+SETTLED_CHANNEL = "taskserver_settled"
+
+COLUMNS = "id, open, startable, pending, ready, running, canceling, failed, successful, allowed, concurrency, change_number"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One task's counters by state. `allowed` counts the FAILED that may fail; `open` is False while nothing may start."""
+
+    id: TaskId
+    open: bool
+    startable: int
+    pending: int
+    ready: int
+    running: int
+    canceling: int
+    failed: int
+    successful: int
+    allowed: int
+    concurrency: int | None
+    change_number: int
+
+    @classmethod
+    def of(cls, row: RowMapping) -> "Progress":
+        """Return the progress that a row with `COLUMNS` holds."""
+        return cls(**{name: row[name] for name in cls.__slots__})
+
+    @property
+    def begun(self) -> int:
+        """Count what a handler is working on."""
+        return self.running + self.canceling
+
+    @property
+    def is_failing(self) -> bool:
+        """Tell whether a subtask has failed that must not."""
+        return self.failed > self.allowed
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether every subtask has ended, and well or as allowed."""
+        return not self.is_failing and self.pending + self.ready + self.begun == 0
+
+    @property
+    def room(self) -> int | None:
+        """Return how many more subtasks may begin under the task's limit; None without one."""
+        return None if self.concurrency is None else max(0, self.concurrency - self.begun - self.ready)
+
+
+_LOCK = text(f"SELECT {COLUMNS} FROM task_progress WHERE id = :task FOR UPDATE")
+_READ = text(f"SELECT {COLUMNS} FROM task_progress WHERE id = :task")
+_TRY = text("SELECT pg_try_advisory_xact_lock(:space, :key)")
+_NOTIFY = text("SELECT pg_notify(:channel, :task)")
+
+_DISPATCH_LOCK_SPACE = 0x7473
+
+
+def lock(connection: Connection, task: TaskId) -> Progress:
+    """Lock the task's progress row until the transaction ends, and return it."""
+    row = connection.execute(_LOCK, {"task": task}).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"task {task} does not exist", target=str(task))
+    return Progress.of(row)
+
+
+def try_dispatch_lock(connection: Connection, task: TaskId) -> bool:
+    """Take the right to plan this task until the transaction ends; False when another dispatcher has it.
+
+    Not the progress row with SKIP LOCKED: busy workers hold that often, and the task would starve.
+    """
+    key = (task & 0xFFFFFFFF) - 0x80000000
+    return bool(connection.execute(_TRY, {"space": _DISPATCH_LOCK_SPACE, "key": key}).scalar_one())
+
+
+def wake_dispatcher(connection: Connection, task: TaskId) -> None:
+    """Let a dispatcher look at the task as soon as this transaction has committed."""
+    connection.execute(_NOTIFY, {"channel": STARTABLE_CHANNEL, "task": str(task)})
+
+
+def announce_settled(connection: Connection, task: TaskId) -> None:
+    """Let who waits for the task know as soon as this transaction has committed."""
+    connection.execute(_NOTIFY, {"channel": SETTLED_CHANNEL, "task": str(task)})
+
+
+def read(connection: Connection, task: TaskId) -> Progress:
+    """Return the progress row as it stands."""
+    return Progress.of(connection.execute(_READ, {"task": task}).mappings().one())

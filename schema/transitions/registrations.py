@@ -1,0 +1,130 @@
+"""What workers tell the server of themselves: their kinds, that they live, and what they hold."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from schema.kinds import KindInfo
+
+_NUMBERS = text("SELECT nextval('process_numbers')")
+
+
+def draw_process_number(connection: Connection) -> int:
+    """Return a number that no other worker or pool process ever had."""
+    return int(connection.execute(_NUMBERS).scalar_one())
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a worker's main process knows of its pool: process numbers alive, claims and carriers they hold."""
+
+    processes: Sequence[int]
+    claims: Sequence[int]
+    carriers: Sequence[int]
+    started: int
+
+
+_REGISTER = text(
+    """
+INSERT INTO workers (id, name, host, pid, queues, concurrency, code_version)
+VALUES (:id, :name, :host, :pid, CAST(:queues AS text[]), :concurrency, :code_version)
+"""
+)
+_BEAT = text(
+    """
+UPDATE workers SET beat_at = clock_timestamp(), processes = CAST(:processes AS bigint[]),
+    claims = CAST(:claims AS bigint[]), carriers = CAST(:carriers AS bigint[]), started = :started, stopped_at = NULL
+WHERE id = :id
+"""
+)
+_STOP = text("UPDATE workers SET stopped_at = clock_timestamp() WHERE id = :id AND stopped_at IS NULL")
+
+
+def register_worker(
+    connection: Connection,
+    worker: int,
+    *,
+    name: str,
+    host: str,
+    pid: int,
+    queues: Sequence[str],
+    concurrency: int,
+    code_version: str,
+) -> None:
+    """Store a worker that is about to take messages."""
+    parameters = {"id": worker, "name": name, "host": host, "pid": pid, "queues": list(queues)}
+    connection.execute(_REGISTER, parameters | {"concurrency": concurrency, "code_version": code_version})
+
+
+def beat(connection: Connection, worker: int, beat: Beat) -> None:
+    """Say that the worker lives and what it holds."""
+    connection.execute(
+        _BEAT,
+        {
+            "id": worker,
+            "processes": list(beat.processes),
+            "claims": list(beat.claims),
+            "carriers": list(beat.carriers),
+            "started": beat.started,
+        },
+    )
+
+
+def stop_worker(connection: Connection, worker: int) -> None:
+    """Say that the worker takes nothing any more."""
+    connection.execute(_STOP, {"id": worker})
+
+
+_KIND = text(
+    """
+INSERT INTO kinds (name, arguments_schema, result_schema, queue, timeout, max_attempts, backoff_seconds, isolated,
+    has_rollback, prohibit_rollback, on_worker_lost, description, code_version)
+VALUES (:name, CAST(:arguments_schema AS jsonb), CAST(:result_schema AS jsonb), :queue, :timeout, :max_attempts,
+    :backoff_seconds, :isolated, :has_rollback, :prohibit_rollback, :on_worker_lost, :description, :code_version)
+ON CONFLICT (name) DO UPDATE SET arguments_schema = excluded.arguments_schema, result_schema = excluded.result_schema,
+    queue = excluded.queue, timeout = excluded.timeout, max_attempts = excluded.max_attempts,
+    backoff_seconds = excluded.backoff_seconds, isolated = excluded.isolated, has_rollback = excluded.has_rollback,
+    prohibit_rollback = excluded.prohibit_rollback, on_worker_lost = excluded.on_worker_lost,
+    description = excluded.description, code_version = excluded.code_version, registered_at = now()
+"""
+)
+
+
+def register_kinds(connection: Connection, kinds: Sequence[KindInfo], *, code_version: str) -> None:
+    """Store what this worker's code can run; the newest registration of a name counts."""
+    for kind in sorted(kinds, key=lambda one: one.name):
+        connection.execute(
+            _KIND,
+            {
+                "name": kind.name,
+                "arguments_schema": json.dumps(kind.arguments_schema),
+                "result_schema": None if kind.result_schema is None else json.dumps(kind.result_schema),
+                "queue": kind.queue,
+                "timeout": kind.timeout,
+                "max_attempts": kind.max_attempts,
+                "backoff_seconds": kind.backoff_seconds,
+                "isolated": kind.isolated,
+                "has_rollback": kind.has_rollback,
+                "prohibit_rollback": kind.prohibit_rollback,
+                "on_worker_lost": kind.on_worker_lost,
+                "description": kind.description,
+                "code_version": code_version,
+            },
+        )
+
+
+_SLOTS = text(
+    """
+SELECT queue, sum(concurrency)::int AS slots FROM workers, unnest(queues) AS queue
+WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
+GROUP BY queue
+"""
+)
+
+
+def live_slots(connection: Connection, *, silence_seconds: float) -> dict[str, int]:
+    """Return for each queue how many subtasks its live workers can run at once."""
+    rows = connection.execute(_SLOTS, {"silence": silence_seconds})
+    return {queue: slots for queue, slots in rows}

@@ -1,0 +1,199 @@
+"""Releasing: PENDING → READY, with the carrier that will bring each subtask to a worker.
+
+The dispatcher reads what may start and what lies just ahead of it, plans, and marks the plan here; then it commits and
+publishes. Also what returns to the dispatcher with time: delays that are due, tasks whose start has come.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from schema.identity import SubtaskId, TaskId
+from schema.transitions import progress
+
+_STARTABLE = text(
+    """
+SELECT id FROM subtasks
+WHERE task_id = :task AND state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL
+    AND gate IS NULL AND (:all OR operation <> 'EXECUTE')
+ORDER BY id LIMIT :limit
+"""
+)
+
+# Breadth first, each node once; LIMIT ends the walk early.
+_AHEAD = text(
+    """
+WITH RECURSIVE ahead (id) AS (
+    SELECT unnest(CAST(:startable AS bigint[]))
+    UNION
+    SELECT e.downstream_id FROM ahead AS a JOIN subtask_edges AS e ON e.upstream_id = a.id
+), near AS (SELECT id FROM ahead LIMIT :limit)
+SELECT s.id, d.queue, d.kind, d.series_id, s.isolated, s.pending_upstreams
+FROM near AS n JOIN subtasks AS s ON s.id = n.id JOIN subtask_specs AS d ON d.id = n.id
+WHERE s.state = 'PENDING' AND s.carrier IS NULL AND s.scheduled_at IS NULL AND s.gate IS NULL
+ORDER BY s.id
+"""
+)
+
+_EDGES = text(
+    """
+SELECT upstream_id, downstream_id FROM subtask_edges
+WHERE upstream_id = ANY (CAST(:ids AS bigint[])) ORDER BY upstream_id, downstream_id
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Startable:
+    """A subtask at or just beyond the frontier."""
+
+    id: SubtaskId
+    queue: str
+    kind: str
+    series_id: int
+    isolated: bool
+    pending_upstreams: int
+
+
+def load_frontier(
+    connection: Connection, task: TaskId, *, only_named: bool, limit: int, ahead: int
+) -> tuple[list[Startable], list[tuple[int, int]]]:
+    """Return what may start now, up to `limit`, with up to `ahead` subtasks beyond it, and the edges among them.
+
+    Args:
+        connection: A transaction that holds the progress row.
+        task: Whose.
+        only_named: While the task is failing, only what an operator named may start.
+        limit: The most startable subtasks to load.
+        ahead: The most subtasks beyond those.
+
+    """
+    parameters = {"task": task, "all": not only_named, "limit": limit}
+    startable = list(connection.execute(_STARTABLE, parameters).scalars())
+    if not startable:
+        return [], []
+    rows = connection.execute(_AHEAD, {"startable": startable, "limit": len(startable) + ahead}).mappings()
+    nodes = [Startable(**row) for row in rows]
+    known = {node.id for node in nodes}
+    edges = connection.execute(_EDGES, {"ids": sorted(known)}).all()
+    return nodes, [(upstream, downstream) for upstream, downstream in edges if downstream in known]
+
+
+_RELEASE = text(
+    """
+WITH plan AS (
+    SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:carriers AS bigint[])) AS p (id, carrier)
+), released AS (
+    UPDATE subtasks AS s
+    SET carrier = p.carrier, state = CASE WHEN s.pending_upstreams = 0 THEN 'READY' ELSE 'PENDING' END,
+        released_at = CASE WHEN s.pending_upstreams = 0 THEN now() END
+    FROM plan AS p
+    WHERE s.id = p.id AND s.task_id = :task AND s.state = 'PENDING' AND s.carrier IS NULL AND s.scheduled_at IS NULL
+        AND s.gate IS NULL
+    RETURNING s.state
+), counted AS (
+    SELECT (count(*) FILTER (WHERE state = 'READY'))::int AS n FROM released
+), started AS (
+    UPDATE tasks SET state = 'RUNNING', started_at = now(), executor = :executor
+    WHERE id = :task AND state = 'CREATED'
+)
+UPDATE task_progress SET pending = pending - n, ready = ready + n, startable = startable - n,
+    change_number = change_number + 1
+FROM counted WHERE id = :task
+RETURNING n
+"""
+)
+
+
+def release(
+    connection: Connection, task: TaskId, carriers: Sequence[tuple[SubtaskId, int]], *, executor: str
+) -> int:
+    """Give each subtask its carrier; those that may start now become READY. The first release starts the task.
+
+    Holds the progress row. Returns how many became READY.
+    """
+    parameters = {
+        "ids": [subtask for subtask, _ in carriers],
+        "carriers": [carrier for _, carrier in carriers],
+        "task": task,
+        "executor": executor,
+    }
+    return int(connection.execute(_RELEASE, parameters).scalar_one())
+
+
+_FRAGMENTS = text("SELECT nextval('fragment_numbers') FROM generate_series(1, :count)")
+
+
+def draw_fragment_numbers(connection: Connection, count: int) -> list[int]:
+    """Return new fragment numbers, ascending."""
+    return sorted(connection.execute(_FRAGMENTS, {"count": count}).scalars())
+
+
+_DUE_TASKS = text(
+    "SELECT DISTINCT task_id FROM subtasks WHERE state = 'PENDING' AND scheduled_at <= now() LIMIT :limit"
+)
+_DUE = text(
+    """
+WITH due AS (
+    UPDATE subtasks SET scheduled_at = NULL
+    WHERE task_id = :task AND state = 'PENDING' AND scheduled_at <= now()
+    RETURNING pending_upstreams = 0 AND carrier IS NULL AND gate IS NULL AS startable
+)
+UPDATE task_progress SET startable = startable + n, change_number = change_number + 1
+FROM (SELECT (count(*) FILTER (WHERE startable))::int AS n FROM due) AS counted WHERE id = :task AND n > 0
+"""
+)
+
+
+def tasks_with_due_delays(connection: Connection, *, limit: int) -> list[TaskId]:
+    """Return tasks in which a delayed subtask may start now."""
+    return [TaskId(one) for one in connection.execute(_DUE_TASKS, {"limit": limit}).scalars()]
+
+
+def end_delays(connection: Connection, task: TaskId) -> None:
+    """Make the task's delayed subtasks whose time has come startable; the caller holds the dispatch lock."""
+    progress.lock(connection, task)
+    connection.execute(_DUE, {"task": task})
+
+
+_OPEN_DUE = text(
+    "UPDATE task_progress SET open = true, opens_at = NULL WHERE opens_at <= now() RETURNING id"
+)
+
+
+def open_due_tasks(connection: Connection) -> list[TaskId]:
+    """Open the tasks whose start time has come; a transaction of its own for each caller."""
+    return [TaskId(one) for one in connection.execute(_OPEN_DUE).scalars()]
+
+
+_CANDIDATES = text(
+    """
+SELECT id FROM (
+    SELECT id, priority, row_number() OVER (PARTITION BY account, priority ORDER BY id) AS turn
+    FROM task_progress WHERE open AND startable > 0
+) AS waiting
+ORDER BY priority DESC, turn, id LIMIT :limit
+"""
+)
+
+
+def tasks_with_startable(connection: Connection, *, limit: int) -> list[TaskId]:
+    """Return tasks in which something may be released: by priority, then by turns between accounts, then by age."""
+    return [TaskId(one) for one in connection.execute(_CANDIDATES, {"limit": limit}).scalars()]
+
+
+_NEXT_TIME = text(
+    """
+SELECT extract(epoch FROM least(
+    (SELECT min(scheduled_at) FROM subtasks WHERE state = 'PENDING' AND scheduled_at IS NOT NULL),
+    (SELECT min(opens_at) FROM task_progress WHERE opens_at IS NOT NULL)
+) - now())
+"""
+)
+
+
+def seconds_to_next_delay(connection: Connection) -> float | None:
+    """Return how long until the next delayed subtask or task may start; None when none is delayed."""
+    seconds = connection.execute(_NEXT_TIME).scalar_one()
+    return None if seconds is None else max(0.0, float(seconds))

@@ -1,0 +1,178 @@
+"""Bringing back what was lost: claims whose process is dead, released subtasks whose message is gone.
+
+A wrong guess here costs a second message at most: whoever really holds a claim that was rescued finds his claim number
+gone and drops his result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from schema.identity import SubtaskId, TaskId
+from schema.transitions import claims, progress, records
+
+LOST_STARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LostClaim:
+    """A claim that nobody alive holds."""
+
+    task: TaskId
+    claim: int
+    process: int
+
+
+_LOST_CLAIMS = text(
+    """
+SELECT DISTINCT task_id AS task, claim, process FROM subtasks
+WHERE state IN ('RUNNING', 'CANCELING')
+    AND started_at < now() - :silence * interval '1 second'
+    AND pg_postmaster_start_time() < now() - :silence * interval '1 second'
+    AND claim NOT IN (
+        SELECT unnest(claims) FROM workers
+        WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
+    )
+LIMIT :limit
+"""
+)
+
+
+def find_lost_claims(connection: Connection, *, silence_seconds: float, limit: int) -> list[LostClaim]:
+    """Return claims older than the silence that no worker has listed within it."""
+    parameters = {"silence": silence_seconds, "limit": limit}
+    return [LostClaim(**row) for row in connection.execute(_LOST_CLAIMS, parameters).mappings()]
+
+
+_HELD = text(
+    """
+SELECT s.id, s.state, s.claim, s.carrier, s.started_at, now() AS now, s.executor,
+    d.lost_is_failure OR s.starts >= greatest(d.max_attempts, :cap) AS is_last
+FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
+WHERE s.task_id = :task AND s.claim = :claim AND s.process = :process AND s.state IN ('RUNNING', 'CANCELING')
+ORDER BY s.id
+"""
+)
+_UNIT = text(
+    "SELECT id FROM subtasks WHERE task_id = :task AND state = 'READY' AND carrier = :carrier ORDER BY id"
+)
+_ISOLATE = text("UPDATE subtasks SET isolated = true WHERE id = ANY (CAST(:ids AS bigint[]))")
+
+
+def rescue(connection: Connection, lost: LostClaim, *, begun: SubtaskId | None) -> list[SubtaskId]:
+    """Bring back what a dead process held; return the ids.
+
+    The subtask that was running is charged with a start: it runs again, or fails with the reason once it has been lost
+    too often. What had not begun goes back uncharged. When nobody knows which one was running, all go back uncharged and
+    run isolated, so that the next loss is known. Holds no lock before; commits nothing.
+
+    Args:
+        connection: A durable transaction.
+        lost: The claim.
+        begun: The subtask that was running, where the process' parent saw it.
+
+    """
+    locked = progress.lock(connection, lost.task)
+    parameters = {"task": lost.task, "claim": lost.claim, "process": lost.process, "cap": LOST_STARTS}
+    held = connection.execute(_HELD, parameters).mappings().all()
+    if not held:
+        return []
+    if begun is None and len(held) == 1:
+        begun = held[0]["id"]
+    charged = [row for row in held if row["id"] == begun or row["state"] == "CANCELING"]
+    returned = [row["id"] for row in held if row not in charged]
+    carrier = held[0]["carrier"]
+    unit = connection.execute(_UNIT, {"task": lost.task, "carrier": carrier}).scalars().all()
+    claims.hand_back(
+        connection, lost.task, [*returned, *unit], carrier=carrier, claim=lost.claim, process=lost.process
+    )
+    if begun is None:
+        connection.execute(_ISOLATE, {"ids": returned})
+    if charged:
+        outcomes = [
+            _lost(row["id"], row["started_at"], row["now"], executor=row["executor"], is_last=row["is_last"])
+            for row in charged
+        ]
+        locked = progress.read(connection, locked.id)
+        records.record(connection, locked, outcomes, claim=lost.claim, carrier=carrier)
+    return [row["id"] for row in held]
+
+
+def _lost(
+    subtask: SubtaskId, started_at: datetime, now: datetime, *, executor: str, is_last: bool
+) -> records.Outcome:
+    return records.Outcome(
+        id=subtask,
+        verdict="FAILED" if is_last else "RETRY",
+        started_at=started_at,
+        finished_at=max(now, started_at),
+        error_type="worker_lost",
+        error_message=f"the worker process {executor} died while it ran this subtask",
+        lost=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LostUnit:
+    """Released subtasks whose message will not come."""
+
+    task: TaskId
+    carrier: int
+    ids: Sequence[SubtaskId]
+
+
+_LOST_UNITS = text(
+    """
+SELECT s.task_id AS task, s.carrier, array_agg(s.id ORDER BY s.id) AS ids
+FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
+WHERE s.state = 'READY' AND d.queue = :queue AND s.released_at < :horizon
+    AND s.carrier NOT IN (
+        SELECT unnest(carriers) FROM workers
+        WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
+    )
+GROUP BY s.task_id, s.carrier LIMIT :limit
+"""
+)
+_READY_QUEUES = text(
+    """
+SELECT DISTINCT d.queue FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
+WHERE s.state = 'READY' AND s.released_at < now() - :age * interval '1 second'
+"""
+)
+_NOW = text("SELECT clock_timestamp()")
+
+
+def database_time(connection: Connection) -> datetime:
+    """Return PostgreSQL's clock."""
+    now: datetime = connection.execute(_NOW).scalar_one()
+    return now
+
+
+def queues_with_old_releases(connection: Connection, *, age_seconds: float) -> list[str]:
+    """Return the queues in which something was released that long ago and has not been claimed."""
+    return list(connection.execute(_READY_QUEUES, {"age": age_seconds}).scalars())
+
+
+def find_lost_units(
+    connection: Connection, queue: str, *, horizon: datetime, silence_seconds: float, limit: int
+) -> list[LostUnit]:
+    """Return units released to the queue before the horizon that no live worker holds.
+
+    Args:
+        connection: Any transaction.
+        queue: The queue.
+        horizon: All that was published before it has been taken from the queue, and had time to be claimed.
+        silence_seconds: How old a beat may be.
+        limit: The most units.
+
+    """
+    parameters = {"queue": queue, "horizon": horizon, "silence": silence_seconds, "limit": limit}
+    return [LostUnit(**row) for row in connection.execute(_LOST_UNITS, parameters).mappings()]
+
+
+def recall_lost(connection: Connection, unit: LostUnit) -> list[SubtaskId]:
+    """Take back a unit whose message is lost, and what its canvas would have carried; return the ids taken back."""
+    progress.lock(connection, unit.task)
+    return claims.hand_back(connection, unit.task, unit.ids, carrier=unit.carrier, claim=None, process=0)

@@ -1,0 +1,99 @@
+"""Checks that what a submission refers to is there: kinds, results of upstreams, task arguments, foreach elements.
+
+Notes each problem and goes on, so that all are told at once. Whether a graph is a DAG is not its business.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from schema.kinds import KindInfo
+from schema.pointers import BadReference, follow, join_pointer
+from schema.references import ArgumentReference, ItemReference, Location, Reference, ResultReference, find_references
+from taskserver.dag import Dag
+from taskserver.problems import Problems
+from taskserver.specification import Subtask, Submission
+
+_COMPARED_LENGTH = 200  # difflib is quadratic in the length
+
+
+def note_unknown_kinds(subtasks: Sequence[Subtask], kinds: Mapping[str, KindInfo], problems: Problems) -> None:
+    """Note each subtask whose kind no worker has registered."""
+    cures: dict[str, str] = {}
+    for index, subtask in enumerate(subtasks):
+        kind = subtask.kind
+        if kind is None or kind in kinds:
+            continue
+        if kind not in cures:
+            cures[kind] = _closest_kinds(kind, kinds)
+        problems.graph(
+            f"/subtasks/{index}/kind",
+            f"subtask {subtask.key!r} asks for kind {kind!r}, which no worker has registered: {cures[kind]}",
+            kind,
+        )
+
+
+def note_bad_references(submission: Submission, dag: Dag | None, problems: Problems) -> None:
+    """Note each reference that cannot lead anywhere; without a graph only what can be told without one."""
+    subtasks = submission.subtasks or ()
+    keys = {subtask.key for subtask in subtasks}
+    for index, subtask in enumerate(subtasks):
+        for location, reference in _references_of(subtask):
+            field = join_pointer(("subtasks", index, *location))
+            match reference:
+                case ResultReference(key):
+                    wrong = _wrong_with_result(subtask, key, keys, dag)
+                case ArgumentReference(pointer):
+                    wrong = _wrong_with_argument(pointer, submission)
+                case ItemReference():
+                    wrong = _wrong_with_item(subtask, location)
+            if wrong is not None:
+                problems.graph(field, f"subtask {subtask.key!r} {wrong}")
+
+
+def _references_of(subtask: Subtask) -> Iterator[tuple[Location, Reference]]:
+    for name, value in (("arguments", subtask.arguments), ("when", subtask.when), ("foreach", subtask.foreach)):
+        for location, reference in find_references(value):
+            yield (name, *location), reference
+
+
+def _wrong_with_result(subtask: Subtask, key: str, keys: set[str], dag: Dag | None) -> str | None:
+    if key in subtask.upstreams and key in keys:
+        return None
+    takes = f'takes {{"$from": {key!r}}}'
+    if key not in keys:
+        return f"{takes}, but there is no subtask {key!r}: {_cure_for_unknown(key, keys)}"
+    if key == subtask.key:
+        return f"{takes}, its own result: name one of its upstreams"
+    if dag is None or dag.is_upstream(key, subtask.key):
+        return None
+    if dag.is_upstream(subtask.key, key):
+        return f"{takes}, but {key!r} runs after it: turn the edge around, or take the value from elsewhere"
+    return f"{takes}, but {key!r} is not upstream of it: add {key!r} to the upstreams of {subtask.key!r}"
+
+
+def _cure_for_unknown(key: str, keys: set[str]) -> str:
+    template, bracket, rest = key.partition("[")
+    if bracket and template in keys:
+        return f'take {{"$from": {template!r}, "path": "/{rest.rstrip("]")}"}}, an element of its list'
+    close = difflib.get_close_matches(key[:_COMPARED_LENGTH], keys, n=1)
+    return f"did you mean {close[0]!r}?" if close else "name a subtask of this task"
+
+
+def _wrong_with_argument(pointer: str, submission: Submission) -> str | None:
+    try:
+        follow(pointer, submission.arguments, within="the task's arguments")
+    except BadReference as error:
+        return f'takes {{"$arg": {pointer!r}}}: {error.message}'
+    return None
+
+
+def _wrong_with_item(subtask: Subtask, location: Location) -> str | None:
+    if subtask.foreach is not None and location[0] != "foreach":
+        return None
+    return 'uses "$item" outside a foreach: give it a foreach, or take the value from elsewhere'
+
+
+def _closest_kinds(kind: str, kinds: Mapping[str, KindInfo]) -> str:
+    close = difflib.get_close_matches(kind, kinds, n=3)
+    known = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
+    return f"{known}A kind is known once a worker with the module that defines it has started (its --handlers)"
