@@ -35,6 +35,7 @@ def make_celery(settings: Settings) -> Celery:
         redis_socket_timeout=30,
         redis_socket_connect_timeout=5,
         redis_backend_health_check_interval=25,
+        worker_pool_start_method="fork",
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from schema.errors import Unavailable
@@ -49,12 +50,8 @@ def make_engine(url: str, *, name: str, pool_size: int = 5) -> Engine:
 
 
 @contextmanager
-def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
+def transaction(engine: Engine) -> Iterator[Connection]:
     """Open a READ COMMITTED transaction; commit at the end, roll back on any error.
-
-    Args:
-        engine: Where.
-        durable: False lets the commit return before it is on disk; only for what may safely happen again (claims).
 
     Raises:
         Unavailable: PostgreSQL is away. Whether a commit under way took place is then unknown.
@@ -62,9 +59,9 @@ def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Connection]
     """
     try:
         with engine.begin() as connection:
-            if not durable:
-                connection.execute(_NOT_DURABLE)
             yield connection
+    except PoolTimeout as error:
+        raise Unavailable("all connections to PostgreSQL are in use; the call can be made again") from error
     except DBAPIError as error:
         if is_outage(error):
             raise Unavailable("PostgreSQL does not answer; the call can be made again") from error
@@ -80,4 +77,3 @@ def is_outage(error: DBAPIError) -> bool:
 
 # No state at all: the connection could not be made. 57P0x: shutdown, crash, still starting. 53300: too many clients.
 _OUTAGE_STATES = {None, "57P01", "57P02", "57P03", "53300", "08000", "08001", "08003", "08006"}
-_NOT_DURABLE = text("SET LOCAL synchronous_commit = off")

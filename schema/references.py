@@ -6,7 +6,7 @@ object with a name that starts with `$` is an error, so that a misspelt referenc
 reference yields is data too: it is never looked into for further references.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,8 +86,8 @@ def recognise(value: dict[str, object]) -> Reference | Literal | None:
     Raises:
         BadReference: it has a `$` name but none of the four shapes.
     """
-    dollars = [name for name in value if name.startswith("$")]
-    if not dollars:
+    dollar = next((name for name in value if name[:1] == "$"), None)
+    if dollar is None:
         return None
     match value:
         case {"$literal": literal} if len(value) == 1:
@@ -104,7 +104,7 @@ def recognise(value: dict[str, object]) -> Reference | Literal | None:
             split_pointer(pointer)
             return ResultReference(key, pointer)
         case _:
-            raise BadReference(f"{dollars[0]!r} is not used as a reference is written: {_CURE}")
+            raise BadReference(f"{dollar!r} is not used as a reference is written: {_CURE}")
 
 
 def find_references(value: object) -> Iterator[tuple[Location, Reference]]:
@@ -113,18 +113,25 @@ def find_references(value: object) -> Iterator[tuple[Location, Reference]]:
     Raises:
         BadReference: an object with a `$` name has none of the shapes, or the nesting is too deep.
     """
+    # Only containers go on the stack: what is not one holds no reference.
     stack: list[tuple[Location, object]] = [((), value)]
     while stack:
         location, here = stack.pop()
-        if isinstance(here, dict):
-            found = _recognise_at(location, here)
-            if found is None:
-                stack.extend(((*location, name), inner) for name, inner in reversed(here.items()))
-            elif not isinstance(found, Literal):
-                yield location, found
-        elif isinstance(here, list):
-            stack.extend(((*location, index), here[index]) for index in range(len(here) - 1, -1, -1))
         _check_depth(len(location))
+        found = _recognise_at(location, here) if isinstance(here, dict) else None
+        if found is None:
+            stack.extend(reversed([((*location, name), inner) for name, inner in _containers_in(here)]))
+        elif not isinstance(found, Literal):
+            yield location, found
+
+
+def _containers_in(value: object) -> Iterator[tuple[str | int, object]]:
+    members: Iterable[tuple[str | int, object]] = ()
+    if isinstance(value, dict):
+        members = value.items()
+    elif isinstance(value, list):
+        members = enumerate(value)
+    return ((name, inner) for name, inner in members if isinstance(inner, (dict, list)))
 
 
 def resolve(

@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from schema.errors import InvalidArgument, SubError
+from schema.limits import Limits
 
 REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
@@ -47,6 +48,16 @@ class Settings(BaseSettings):
     max_submission_bytes: PositiveInt = 16 * 1024 * 1024
     max_log_bytes: PositiveInt = 16 * 1024 * 1024
     database_pool: PositiveInt = Field(default=20, description="Connections that one server process may hold.")
+
+    @property
+    def limits(self) -> Limits:
+        """The limits on submissions."""
+        return Limits(
+            submission_bytes=self.max_submission_bytes,
+            subtasks=self.max_subtasks,
+            edges=self.max_edges,
+            stored_bytes=self.max_value_bytes,
+        )
 
     @field_validator("handlers", "callback_hosts", mode="before")
     @classmethod
@@ -85,7 +96,9 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             problems = tuple(
-                SubError(field="TASKSERVER_" + str(item["loc"][0]).upper(), message=item["msg"].removeprefix("Value error, "))
+                SubError(
+                    field="TASKSERVER_" + str(item["loc"][0]).upper(), message=item["msg"].removeprefix("Value error, ")
+                )
                 for item in error.errors(include_input=False, include_url=False)
             )
             summary = "; ".join(f"{problem.field} {problem.message}" for problem in problems)

@@ -78,7 +78,9 @@ SUBTASK_ARROWS: dict[SubtaskState, frozenset[SubtaskState]] = {
 }
 
 SETTLED_TASK_STATES = frozenset(
-    state for state, after in TASK_ARROWS.items() if after <= {TaskState.RUNNING, TaskState.REVOKED} and state is not TaskState.CREATED
+    state
+    for state, after in TASK_ARROWS.items()
+    if after <= {TaskState.RUNNING, TaskState.REVOKED} and state is not TaskState.CREATED
 )
 FINAL_TASK_STATES = frozenset(state for state, after in TASK_ARROWS.items() if not after)
 LIVE_TASK_STATES = frozenset(TaskState) - SETTLED_TASK_STATES
@@ -86,6 +88,11 @@ LIVE_TASK_STATES = frozenset(TaskState) - SETTLED_TASK_STATES
 BEGUN_SUBTASK_STATES = frozenset({SubtaskState.RUNNING}) | {
     state for state, after in SUBTASK_ARROWS.items() if after == {SubtaskState.FAILED}
 }
-ENDED_SUBTASK_STATES = frozenset(
-    state for state, after in SUBTASK_ARROWS.items() if SubtaskState.PENDING in after and SubtaskState.RUNNING not in after
-) - BEGUN_SUBTASK_STATES
+ENDED_SUBTASK_STATES = (
+    frozenset(
+        state
+        for state, after in SUBTASK_ARROWS.items()
+        if SubtaskState.PENDING in after and SubtaskState.RUNNING not in after
+    )
+    - BEGUN_SUBTASK_STATES
+)

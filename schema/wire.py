@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 UNIT_TASK = "taskserver.unit"
 DEFAULT_QUEUE = "default"
+RELEASED_AT_HEADER = "released_at"  # seconds since the epoch, by PostgreSQL's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class UnitMessage:
 
         """
         match arguments:
-            case [int(task_id), int(carrier), bool(straight), [*ids]] if ids and all(type(one) is int for one in ids):
-                return cls(task_id, carrier, straight, tuple(ids))
+            case [int(task_id), int(carrier), bool(straight), [*ids]] if ids:
+                numbers = tuple(one for one in ids if type(one) is int)
+                if len(numbers) == len(ids):
+                    return cls(task_id, carrier, straight, numbers)
         raise ValueError(f"not a unit message: {str(arguments)[:200]}")

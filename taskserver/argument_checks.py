@@ -112,7 +112,9 @@ def _wrong_argument(error: jsonschema_rs.ValidationError, kind: str) -> WrongArg
             return WrongArgument(join_pointer((*place, name)), f"is required by kind {kind!r}: add it", None)
         case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=[*names]):
             shown = ", ".join(repr(name) for name in names[:10])
-            return WrongArgument(join_pointer((*place, names[0])), f"{shown}: kind {kind!r} takes no such argument", None)
+            return WrongArgument(
+                join_pointer((*place, names[0])), f"{shown}: kind {kind!r} takes no such argument", None
+            )
         case jsonschema_rs.ValidationErrorKind.AnyOf(context=alternatives):
             reasons = " or ".join(dict.fromkeys(_shown(inner.message) for errors in alternatives for inner in errors))
             return WrongArgument(join_pointer(place), f"is not what kind {kind!r} takes: {reasons}", error.instance)

@@ -37,6 +37,8 @@ _MOMENT = "must be a time such as 2026-12-01T00:00:00Z"
 def note_field_errors(error: ValidationError, problems: Problems, known_fields: KnownFields) -> None:
     """Note each error of pydantic as a problem; `known_fields` names the fields that exist at a location."""
     for detail in error.errors(include_url=False):
+        if problems.full:
+            return
         location = detail["loc"]
         value = None if detail["type"] == "missing" else detail["input"]
         problems.argument(join_pointer(location), _in_words(detail, known_fields), value)

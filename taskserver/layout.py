@@ -6,7 +6,7 @@ foreach without elements stays as one node under its bare key, as it does when t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schema.errors import InvalidGraph
 from schema.limits import Limits
@@ -48,6 +48,21 @@ class Template:
         """The series ids that its downstreams wait for."""
         end = self.first + self.count
         return range(end - 1 if self.serial else self.first, end)
+
+    @property
+    def kind(self) -> str:
+        """The kind of its subtasks; one that has none has been refused before it got here."""
+        assert self.subtask.kind is not None
+        return self.subtask.kind
+
+    @property
+    def arguments_field(self) -> str:
+        """Where its arguments stand in the submission."""
+        return f"/subtasks/{self.index}/arguments"
+
+    def key_of(self, position: int) -> str:
+        """Return the key of its subtask at this position."""
+        return self.subtask.key if self.elements is None else f"{self.subtask.key}[{position}]"
 
     def upstreams_of(self, position: int) -> tuple[int, ...]:
         """Return the direct upstreams of its subtask at this position."""
@@ -96,14 +111,14 @@ def lay_out(subtasks: Sequence[Subtask], elements: Sequence[Elements], dag: Dag,
     first = edge_count = 0
     for place in dag.order:
         above = [placed[upstream] for upstream in dag.upstreams[place]]
-        # A place-holder without upstreams: its own entries must be known to count the edges before they are built.
+        # Its upstreams come last: their number is checked before the tuple is made.
         template = Template(place, subtasks[place], elements[place], first, ())
         edge_count += sum(len(upstream.exits) for upstream in above) * template.entries
         edge_count += template.count - template.entries if template.serial else 0
         if edge_count > limits.edges:
             raise _too_many_edges(template.subtask.key, limits)
         upstreams = tuple(sorted(series_id for upstream in above for series_id in upstream.exits))
-        placed[place] = Template(place, template.subtask, template.elements, first, upstreams)
+        placed[place] = replace(template, upstreams=upstreams)
         first += template.count
     return Layout(tuple(placed.values()), edge_count)
 

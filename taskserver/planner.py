@@ -14,8 +14,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from schema.wire import DEFAULT_QUEUE
+
 MESSAGE_BYTES = 64 * 1024  # design: no message above 64 KB
-# On the wire, in base64. Measured on Celery 5.7: 510, 460 and 16 (ten digits and a comma).
+# On the wire, where kombu writes base64; measured on Celery 5.7: 510, 460 and 16 (an id of ten digits).
 ENVELOPE_BYTES = 2_000
 UNIT_BYTES = 700
 ID_BYTES = 16
@@ -30,7 +32,7 @@ class PlanNode:
     """A subtask that has not ended; `outside` counts the unfinished upstreams that are not among the given nodes."""
 
     id: int
-    queue: str = "default"
+    queue: str = DEFAULT_QUEUE
     isolated: bool = False
     outside: int = 0
 
@@ -75,6 +77,11 @@ class Chord:
 Step = Unit | Chord
 
 
+def units_of(step: Step) -> tuple[Unit, ...]:
+    """Return the units of a step, a chord's body last."""
+    return (*step.header, step.body) if isinstance(step, Chord) else (step,)
+
+
 @dataclass(frozen=True, slots=True)
 class Fragment:
     """One Celery chain; `after` are the indices of the fragments that its head waits for, always smaller than its own."""
@@ -82,6 +89,11 @@ class Fragment:
     steps: tuple[Step, ...]
     after: tuple[int, ...] = ()
     outside: int = 0  # unfinished upstreams of its head that the planner was not given
+
+    @property
+    def head(self) -> int:
+        """The first id; whatever else is at the beginning waits for the same nodes."""
+        return units_of(self.steps[0])[0].ids[0]
 
     @property
     def startable(self) -> bool:
@@ -238,8 +250,7 @@ class _Planner:
                 return None
 
     def _finish(self, steps: Sequence[Step]) -> None:
-        first = steps[0]
-        head = _first_id(first.header[0] if isinstance(first, Chord) else first)
+        head = _first_id(units_of(steps[0])[0])
         after = {self._fragment_of[upstream] for upstream in self._graph.upstreams[head]}
         for step in steps:
             for unit in units_of(step):
@@ -258,11 +269,6 @@ class _Planner:
         for queue, ids in singles.items():
             units.extend(_slices(ids, queue, max(1, self._slots.get(queue, 1))))
         return tuple(sorted(units, key=_first_id))
-
-
-def units_of(step: Step) -> tuple[Unit, ...]:
-    """Return the units of a step, a chord's body last."""
-    return (*step.header, step.body) if isinstance(step, Chord) else (step,)
 
 
 def _slices(ids: Sequence[int], queue: str, slots: int) -> Iterator[Unit]:

@@ -14,12 +14,17 @@ _SHOWN_LENGTH = 200
 
 
 class Problems:
-    """Collects problems; keeps the first fifty and counts the rest."""
+    """Collects problems and keeps the first fifty; whoever looks for them may stop when it is `full`."""
 
     def __init__(self) -> None:
         self._found: list[SubError] = []
         self._count = 0
         self._graph = False
+
+    @property
+    def full(self) -> bool:
+        """Whether more have been noted than will be told."""
+        return self._count > MAX_REPORTED
 
     def graph(self, field: str, message: str, value: object = None) -> None:
         """Note a problem of the graph or of a reference."""
@@ -41,10 +46,10 @@ class Problems:
             return
         first = self._found[0]
         message = f"{first.field or 'the submission'}: {first.message}"
-        if self._count > 1:
+        if self.full:
+            message = f"more than {MAX_REPORTED} problems, the first: {message}"
+        elif self._count > 1:
             message = f"{self._count} problems, the first: {message}"
-        if self._count > MAX_REPORTED:
-            message += f" (the first {MAX_REPORTED} are listed)"
         error = InvalidGraph if self._graph else InvalidArgument
         raise error(message, target=first.field or None, sub_errors=tuple(self._found))
 

@@ -5,21 +5,26 @@ Notes each problem and goes on, so that all are told at once. Whether a graph is
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 from schema.kinds import KindInfo
 from schema.pointers import BadReference, follow, join_pointer
 from schema.references import ArgumentReference, ItemReference, Location, Reference, ResultReference, find_references
 from taskserver.dag import Dag
 from taskserver.problems import Problems
-from taskserver.specification import Subtask, Submission
+from taskserver.specification import Submission, Subtask
 
-_COMPARED_LENGTH = 200  # difflib is quadratic in the length
+# difflib is quadratic in the length, and slow over a hundred thousand keys.
+_COMPARED_LENGTH = 200
+_COMPARED_KEYS = 1000
 
 
 def note_unknown_kinds(subtasks: Sequence[Subtask], kinds: Mapping[str, KindInfo], problems: Problems) -> None:
     """Note each subtask whose kind no worker has registered."""
     cures: dict[str, str] = {}
     for index, subtask in enumerate(subtasks):
+        if problems.full:
+            return
         kind = subtask.kind
         if kind is None or kind in kinds:
             continue
@@ -37,13 +42,15 @@ def note_bad_references(submission: Submission, dag: Dag | None, problems: Probl
     subtasks = submission.subtasks or ()
     keys = {subtask.key for subtask in subtasks}
     for index, subtask in enumerate(subtasks):
+        if problems.full:
+            return
         for location, reference in _references_of(subtask):
             field = join_pointer(("subtasks", index, *location))
             match reference:
                 case ResultReference(key):
                     wrong = _wrong_with_result(subtask, key, keys, dag)
                 case ArgumentReference(pointer):
-                    wrong = _wrong_with_argument(pointer, submission)
+                    wrong = _wrong_with_argument(pointer, location, submission)
                 case ItemReference():
                     wrong = _wrong_with_item(subtask, location)
             if wrong is not None:
@@ -52,8 +59,8 @@ def note_bad_references(submission: Submission, dag: Dag | None, problems: Probl
 
 def _references_of(subtask: Subtask) -> Iterator[tuple[Location, Reference]]:
     for name, value in (("arguments", subtask.arguments), ("when", subtask.when), ("foreach", subtask.foreach)):
-        for location, reference in find_references(value):
-            yield (name, *location), reference
+        if value is not None:
+            yield from (((name, *location), reference) for location, reference in find_references(value))
 
 
 def _wrong_with_result(subtask: Subtask, key: str, keys: set[str], dag: Dag | None) -> str | None:
@@ -61,7 +68,7 @@ def _wrong_with_result(subtask: Subtask, key: str, keys: set[str], dag: Dag | No
         return None
     takes = f'takes {{"$from": {key!r}}}'
     if key not in keys:
-        return f"{takes}, but there is no subtask {key!r}: {_cure_for_unknown(key, keys)}"
+        return f"{takes}, but there is no subtask {key!r}: {_cure_for_unknown(subtask, key, keys)}"
     if key == subtask.key:
         return f"{takes}, its own result: name one of its upstreams"
     if dag is None or dag.is_upstream(key, subtask.key):
@@ -71,15 +78,18 @@ def _wrong_with_result(subtask: Subtask, key: str, keys: set[str], dag: Dag | No
     return f"{takes}, but {key!r} is not upstream of it: add {key!r} to the upstreams of {subtask.key!r}"
 
 
-def _cure_for_unknown(key: str, keys: set[str]) -> str:
+def _cure_for_unknown(subtask: Subtask, key: str, keys: set[str]) -> str:
     template, bracket, rest = key.partition("[")
     if bracket and template in keys:
         return f'take {{"$from": {template!r}, "path": "/{rest.rstrip("]")}"}}, an element of its list'
-    close = difflib.get_close_matches(key[:_COMPARED_LENGTH], keys, n=1)
+    candidates = islice(chain((upstream for upstream in subtask.upstreams if upstream in keys), keys), _COMPARED_KEYS)
+    close = difflib.get_close_matches(key[:_COMPARED_LENGTH], candidates, n=1)
     return f"did you mean {close[0]!r}?" if close else "name a subtask of this task"
 
 
-def _wrong_with_argument(pointer: str, submission: Submission) -> str | None:
+def _wrong_with_argument(pointer: str, location: Location, submission: Submission) -> str | None:
+    if location[0] == "foreach":
+        return None  # told where its elements are taken
     try:
         follow(pointer, submission.arguments, within="the task's arguments")
     except BadReference as error:

@@ -6,6 +6,7 @@ definition or the kind fills in the default.
 """
 
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
@@ -36,7 +37,7 @@ from taskserver.field_types import (
     TaskType,
     Title,
 )
-from taskserver.problems import Problems
+from taskserver.problems import MAX_REPORTED, Problems
 
 
 class _Document(BaseModel):
@@ -150,7 +151,7 @@ def parse_submission(document: object, *, limits: Limits = DEFAULT_LIMITS) -> Su
 
 def _check_storable(document: object, limits: Limits) -> None:
     problems = Problems()
-    for found in find_unstorable(document, depth=limits.depth):
+    for found in islice(find_unstorable(document, depth=limits.depth), MAX_REPORTED + 1):
         problems.argument(found.pointer, found.message, found.value)
     problems.raise_if_any()
 

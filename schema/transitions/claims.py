@@ -90,7 +90,8 @@ _RETURN = text(
 WITH before AS (
     SELECT id, state FROM subtasks
     WHERE id = ANY (CAST(:ids AS bigint[])) AND task_id = :task
-        AND ((state = 'READY' AND carrier = :carrier) OR (state = 'RUNNING' AND claim = :claim AND process = :process))
+        AND ((state = 'READY' AND carrier = :carrier)
+            OR (state = 'RUNNING' AND process = :process AND (:claim = 0 OR claim = :claim)))
 ), returned AS (
     UPDATE subtasks AS s
     SET state = 'PENDING', carrier = NULL, claim = NULL, process = NULL, started_at = NULL,
@@ -115,8 +116,9 @@ def hand_back(
 ) -> list[SubtaskId]:
     """Return what this unit holds but has not begun to PENDING, uncharged, and leave what follows to the dispatcher.
 
-    Covers a slice that gives way, a claim refused by a limit, and a worker that stops. The transaction must hold the
-    task's progress row. Returns the ids that went back.
+    Covers a slice that gives way, a claim refused by a limit, and a claim whose commit was never answered: with
+    `claim=None` whatever the process holds of `ids` goes back. The transaction must hold the task's progress row.
+    Returns the ids that went back.
     """
     parameters = {"ids": list(ids), "task": task, "carrier": carrier, "claim": claim or 0, "process": process}
     returned = [SubtaskId(one) for one in connection.execute(_RETURN, parameters).scalars()]

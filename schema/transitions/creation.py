@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, text
 
+from schema.errors import DuplicateInstance
 from schema.identity import TaskId
 from schema.transitions import progress
 
@@ -53,6 +54,7 @@ class NewTask:
     instance_id: int | None = None
     extra: str = ""
     on_duplicate: str = "reject"
+    duplicate_key: str | None = None
     integration_id: int | None = None
     user_id: int | None = None
     client_id: int | None = None
@@ -77,10 +79,13 @@ _TASK = text(
     f"""
 INSERT INTO tasks ({", ".join(_OWN_COLUMNS)}, argument, cluster, tenant, subtask_count, deadline_at)
 VALUES ({", ".join(":" + name for name in _OWN_COLUMNS)}, :argument, CAST(:cluster AS jsonb), CAST(:tenant AS jsonb),
-    :subtask_count, greatest(now(), :start_at) + :deadline_seconds * interval '1 second')
+    :subtask_count,
+    greatest(now(), CAST(:start_at AS timestamptz)) + CAST(:deadline_seconds AS double precision) * interval '1 second')
+ON CONFLICT (duplicate_key) WHERE duplicate_key IS NOT NULL DO NOTHING
 RETURNING id
 """
 )
+_HOLDER = text("SELECT id FROM tasks WHERE duplicate_key = :duplicate_key")
 _IDS = text("SELECT nextval('subtask_ids') FROM generate_series(1, :count)")
 _SPECS = text(
     """
@@ -122,7 +127,12 @@ T = TypeVar("T")
 
 
 def create_task(connection: Connection, task: NewTask) -> TaskId:
-    """Store the task in the caller's transaction and return its id; the dispatcher sees it once that has committed."""
+    """Store the task in the caller's transaction and return its id; the dispatcher sees it once that has committed.
+
+    Raises:
+        DuplicateInstance: An unsettled task holds the same duplicate key; `target` is its id.
+
+    """
     task_id = _insert_task(connection, task)
     ids = sorted(connection.execute(_IDS, {"count": len(task.subtasks)}).scalars())
     for rows in _batches(zip(ids, task.subtasks, strict=True)):
@@ -153,7 +163,15 @@ def _insert_task(connection: Connection, task: NewTask) -> TaskId:
         "tenant": None if task.tenant is None else json.dumps(task.tenant),
         "subtask_count": len(task.subtasks),
     }
-    return TaskId(connection.execute(_TASK, parameters).scalar_one())
+    task_id = connection.execute(_TASK, parameters).scalar_one_or_none()
+    if task_id is None:
+        holder = connection.execute(_HOLDER, {"duplicate_key": task.duplicate_key}).scalar_one_or_none()
+        raise DuplicateInstance(
+            f"task {holder} of type {task.task_type} for instance {task.instance_id} has not settled;"
+            ' wait for it, or submit with "onDuplicate": "return" or "allow"',
+            target=str(holder),
+        )
+    return TaskId(task_id)
 
 
 def _spec(subtask_id: int, subtask: NewSubtask) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from schema.identity import TaskId
 STARTABLE_CHANNEL = "taskserver_startable"
 SETTLED_CHANNEL = "taskserver_settled"
 
-COLUMNS = "id, open, startable, pending, ready, running, canceling, failed, successful, allowed, concurrency, change_number"
+COLUMNS = (
+    "id, open, startable, pending, ready, running, canceling, failed, successful, allowed, concurrency, change_number"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,9 @@ class Progress:
 
 
 _LOCK = text(f"SELECT {COLUMNS} FROM task_progress WHERE id = :task FOR UPDATE")
+_LOCK_NOT_DURABLE = text(
+    f"SELECT {COLUMNS}, set_config('synchronous_commit', 'off', true) FROM task_progress WHERE id = :task FOR UPDATE"
+)
 _READ = text(f"SELECT {COLUMNS} FROM task_progress WHERE id = :task")
 _TRY = text("SELECT pg_try_advisory_xact_lock(:space, :key)")
 _NOTIFY = text("SELECT pg_notify(:channel, :task)")
@@ -69,9 +74,13 @@ _NOTIFY = text("SELECT pg_notify(:channel, :task)")
 _DISPATCH_LOCK_SPACE = 0x7473
 
 
-def lock(connection: Connection, task: TaskId) -> Progress:
-    """Lock the task's progress row until the transaction ends, and return it."""
-    row = connection.execute(_LOCK, {"task": task}).mappings().one_or_none()
+def lock(connection: Connection, task: TaskId, *, durable: bool = True) -> Progress:
+    """Lock the task's progress row until the transaction ends, and return it.
+
+    With `durable=False` the commit returns before it is on disk: only for what may safely happen again (claims).
+    """
+    statement = _LOCK if durable else _LOCK_NOT_DURABLE
+    row = connection.execute(statement, {"task": task}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"task {task} does not exist", target=str(task))
     return Progress.of(row)

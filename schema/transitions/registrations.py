@@ -115,16 +115,24 @@ def register_kinds(connection: Connection, kinds: Sequence[KindInfo], *, code_ve
         )
 
 
-_SLOTS = text(
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a queue's live workers can do: subtasks at once, and units they have started so far."""
+
+    slots: int
+    started: int
+
+
+_CAPACITY = text(
     """
-SELECT queue, sum(concurrency)::int AS slots FROM workers, unnest(queues) AS queue
+SELECT queue, sum(concurrency)::int AS slots, sum(started)::bigint AS started FROM workers, unnest(queues) AS queue
 WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
 GROUP BY queue
 """
 )
 
 
-def live_slots(connection: Connection, *, silence_seconds: float) -> dict[str, int]:
-    """Return for each queue how many subtasks its live workers can run at once."""
-    rows = connection.execute(_SLOTS, {"silence": silence_seconds})
-    return {queue: slots for queue, slots in rows}
+def live_capacity(connection: Connection, *, silence_seconds: float) -> dict[str, Capacity]:
+    """Return for each queue what its live workers can do."""
+    rows = connection.execute(_CAPACITY, {"silence": silence_seconds})
+    return {queue: Capacity(slots, started) for queue, slots, started in rows}

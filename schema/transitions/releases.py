@@ -6,6 +6,7 @@ publishes. Also what returns to the dispatcher with time: delays that are due, t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
@@ -101,17 +102,17 @@ WITH plan AS (
 UPDATE task_progress SET pending = pending - n, ready = ready + n, startable = startable - n,
     change_number = change_number + 1
 FROM counted WHERE id = :task
-RETURNING n
+RETURNING now()
 """
 )
 
 
 def release(
     connection: Connection, task: TaskId, carriers: Sequence[tuple[SubtaskId, int]], *, executor: str
-) -> int:
+) -> datetime:
     """Give each subtask its carrier; those that may start now become READY. The first release starts the task.
 
-    Holds the progress row. Returns how many became READY.
+    Holds the progress row. Returns the time of the release.
     """
     parameters = {
         "ids": [subtask for subtask, _ in carriers],
@@ -119,7 +120,8 @@ def release(
         "task": task,
         "executor": executor,
     }
-    return int(connection.execute(_RELEASE, parameters).scalar_one())
+    released_at: datetime = connection.execute(_RELEASE, parameters).scalar_one()
+    return released_at
 
 
 _FRAGMENTS = text("SELECT nextval('fragment_numbers') FROM generate_series(1, :count)")
@@ -157,9 +159,7 @@ def end_delays(connection: Connection, task: TaskId) -> None:
     connection.execute(_DUE, {"task": task})
 
 
-_OPEN_DUE = text(
-    "UPDATE task_progress SET open = true, opens_at = NULL WHERE opens_at <= now() RETURNING id"
-)
+_OPEN_DUE = text("UPDATE task_progress SET open = true, opens_at = NULL WHERE opens_at <= now() RETURNING id")
 
 
 def open_due_tasks(connection: Connection) -> list[TaskId]:
@@ -167,20 +167,31 @@ def open_due_tasks(connection: Connection) -> list[TaskId]:
     return [TaskId(one) for one in connection.execute(_OPEN_DUE).scalars()]
 
 
+# Walks the accounts that wait, one probe of the index each, and takes the head of each one's line.
 _CANDIDATES = text(
     """
-SELECT id FROM (
-    SELECT id, priority, row_number() OVER (PARTITION BY account, priority ORDER BY id) AS turn
-    FROM task_progress WHERE open AND startable > 0
-) AS waiting
-ORDER BY priority DESC, turn, id LIMIT :limit
+WITH RECURSIVE accounts (account) AS (
+    SELECT min(account) FROM task_progress WHERE open AND startable > 0
+    UNION ALL
+    SELECT (SELECT min(p.account) FROM task_progress AS p WHERE p.open AND p.startable > 0 AND p.account > a.account)
+    FROM accounts AS a WHERE a.account IS NOT NULL
+)
+SELECT w.id
+FROM accounts AS a CROSS JOIN LATERAL (
+    SELECT p.id, p.priority, row_number() OVER (PARTITION BY p.priority ORDER BY p.id) AS turn
+    FROM task_progress AS p
+    WHERE p.open AND p.startable > 0 AND p.account = a.account
+        AND (p.concurrency IS NULL OR p.running + p.canceling + p.ready < p.concurrency)
+    ORDER BY p.priority DESC, p.id LIMIT :limit OFFSET :offset
+) AS w
+ORDER BY w.priority DESC, w.turn, w.id LIMIT :limit
 """
 )
 
 
-def tasks_with_startable(connection: Connection, *, limit: int) -> list[TaskId]:
+def tasks_with_startable(connection: Connection, *, limit: int, offset: int = 0) -> list[TaskId]:
     """Return tasks in which something may be released: by priority, then by turns between accounts, then by age."""
-    return [TaskId(one) for one in connection.execute(_CANDIDATES, {"limit": limit}).scalars()]
+    return [TaskId(one) for one in connection.execute(_CANDIDATES, {"limit": limit, "offset": offset}).scalars()]
 
 
 _NEXT_TIME = text(
@@ -197,3 +208,11 @@ def seconds_to_next_delay(connection: Connection) -> float | None:
     """Return how long until the next delayed subtask or task may start; None when none is delayed."""
     seconds = connection.execute(_NEXT_TIME).scalar_one()
     return None if seconds is None else max(0.0, float(seconds))
+
+
+_TASK_HEX = text("SELECT task_id FROM tasks WHERE id = :task")
+
+
+def task_hex(connection: Connection, task: TaskId) -> str:
+    """Return the task's hex id, which is the root of its messages."""
+    return str(connection.execute(_TASK_HEX, {"task": task}).scalar_one())

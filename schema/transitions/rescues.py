@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from schema.identity import SubtaskId, TaskId
+from schema.states import SubtaskState
 from schema.transitions import claims, progress, records
 
 LOST_STARTS = 3
+_MOST_BACKOFF_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,71 +48,84 @@ def find_lost_claims(connection: Connection, *, silence_seconds: float, limit: i
     return [LostClaim(**row) for row in connection.execute(_LOST_CLAIMS, parameters).mappings()]
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the parent of a dead process saw: the subtask that was running, if any, and whether it had overrun."""
+
+    begun: SubtaskId | None
+    timed_out: bool = False
+
+
 _HELD = text(
     """
-SELECT s.id, s.state, s.claim, s.carrier, s.started_at, now() AS now, s.executor,
+SELECT s.id, s.state, s.carrier, s.started_at, greatest(now(), s.started_at) AS now, s.executor, s.failures,
+    d.max_attempts, d.backoff_seconds, d.timeout,
     d.lost_is_failure OR s.starts >= greatest(d.max_attempts, :cap) AS is_last
 FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
 WHERE s.task_id = :task AND s.claim = :claim AND s.process = :process AND s.state IN ('RUNNING', 'CANCELING')
 ORDER BY s.id
 """
 )
-_UNIT = text(
-    "SELECT id FROM subtasks WHERE task_id = :task AND state = 'READY' AND carrier = :carrier ORDER BY id"
-)
+_UNIT = text("SELECT id FROM subtasks WHERE task_id = :task AND state = 'READY' AND carrier = :carrier ORDER BY id")
 _ISOLATE = text("UPDATE subtasks SET isolated = true WHERE id = ANY (CAST(:ids AS bigint[]))")
 
 
-def rescue(connection: Connection, lost: LostClaim, *, begun: SubtaskId | None) -> list[SubtaskId]:
+def rescue(connection: Connection, lost: LostClaim, *, seen: Seen | None) -> list[SubtaskId]:
     """Bring back what a dead process held; return the ids.
 
     The subtask that was running is charged with a start: it runs again, or fails with the reason once it has been lost
-    too often. What had not begun goes back uncharged. When nobody knows which one was running, all go back uncharged and
-    run isolated, so that the next loss is known. Holds no lock before; commits nothing.
-
-    Args:
-        connection: A durable transaction.
-        lost: The claim.
-        begun: The subtask that was running, where the process' parent saw it.
-
+    too often. What had not begun goes back uncharged. When nobody saw which one was running, all go back uncharged and
+    run isolated, so that the next loss is known. The transaction must be durable and hold no lock yet.
     """
     locked = progress.lock(connection, lost.task)
     parameters = {"task": lost.task, "claim": lost.claim, "process": lost.process, "cap": LOST_STARTS}
     held = connection.execute(_HELD, parameters).mappings().all()
     if not held:
         return []
-    if begun is None and len(held) == 1:
-        begun = held[0]["id"]
-    charged = [row for row in held if row["id"] == begun or row["state"] == "CANCELING"]
-    returned = [row["id"] for row in held if row not in charged]
     carrier = held[0]["carrier"]
+    charged = _charged(held, seen)
+    returned = [row["id"] for row in held if row not in charged]
     unit = connection.execute(_UNIT, {"task": lost.task, "carrier": carrier}).scalars().all()
     claims.hand_back(
         connection, lost.task, [*returned, *unit], carrier=carrier, claim=lost.claim, process=lost.process
     )
-    if begun is None:
+    if seen is None:
         connection.execute(_ISOLATE, {"ids": returned})
     if charged:
-        outcomes = [
-            _lost(row["id"], row["started_at"], row["now"], executor=row["executor"], is_last=row["is_last"])
-            for row in charged
-        ]
+        timed_out = seen is not None and seen.timed_out
+        outcomes = [_overran(row) if timed_out else _lost(row) for row in charged]
         locked = progress.read(connection, locked.id)
         records.record(connection, locked, outcomes, claim=lost.claim, carrier=carrier)
     return [row["id"] for row in held]
 
 
-def _lost(
-    subtask: SubtaskId, started_at: datetime, now: datetime, *, executor: str, is_last: bool
-) -> records.Outcome:
+def _charged(held: Sequence[RowMapping], seen: Seen | None) -> list[RowMapping]:
+    begun = held[0]["id"] if seen is None and len(held) == 1 else seen and seen.begun
+    return [row for row in held if row["id"] == begun or row["state"] == SubtaskState.CANCELING]
+
+
+def _lost(row: RowMapping) -> records.Outcome:
     return records.Outcome(
-        id=subtask,
-        verdict="FAILED" if is_last else "RETRY",
-        started_at=started_at,
-        finished_at=max(now, started_at),
+        id=row["id"],
+        verdict="FAILED" if row["is_last"] else "RETRY",
+        started_at=row["started_at"],
+        finished_at=row["now"],
         error_type="worker_lost",
-        error_message=f"the worker process {executor} died while it ran this subtask",
+        error_message=f"the worker process {row['executor']} died while it ran this subtask",
         lost=True,
+    )
+
+
+def _overran(row: RowMapping) -> records.Outcome:
+    again = row["failures"] + 1 < row["max_attempts"]
+    return records.Outcome(
+        id=row["id"],
+        verdict="RETRY" if again else "FAILED",
+        started_at=row["started_at"],
+        finished_at=row["now"],
+        delay_seconds=min(_MOST_BACKOFF_SECONDS, row["backoff_seconds"] * 2 ** row["failures"]) if again else None,
+        error_type="timeout",
+        error_message=f"did not stop within its timeout of {row['timeout']:g} s and was killed",
     )
 
 

@@ -6,6 +6,7 @@ Directories made here are private. What exists already is looked at, not changed
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class Places:
         private_directory(self.logs)
         private_directory(self.run, mode=0o711)
         private_directory(self.sockets, mode=0o711)
+
+    def remove_short(self) -> None:
+        """Remove what was made outside the root, once the servers have ended."""
+        if self.sockets != self.run:
+            shutil.rmtree(self.sockets)
 
 
 def short_temporary_directory() -> Path:

@@ -66,7 +66,7 @@ def find_postgres(places: Iterable[Path], major: int | None = None) -> PostgresP
     tried: list[str] = []
     found: list[PostgresPrograms] = []
     for place in dict.fromkeys(place.resolve() for place in places):
-        if not ((place / "initdb").is_file() and (place / "postgres").is_file()):
+        if not (_is_program(place / "initdb") and _is_program(place / "postgres")):
             continue
         version = _version(place / "postgres")
         tried.append(f"{place} ({version})")
@@ -89,7 +89,7 @@ def find_redis(places: Iterable[Path]) -> Path:
     """
     tried: list[str] = []
     for place in places:
-        if not place.is_file():
+        if not _is_program(place):
             continue
         version = _version(place)
         if "server v" in version.lower():
@@ -102,6 +102,11 @@ def _wheel(package: str) -> Path | None:
     # Looking up a top-level package does not import it.
     spec = importlib.util.find_spec(package)
     return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+
+
+def _is_program(path: Path) -> bool:
+    # access() comes first: on a path that we may not even enter it says no, where is_file() would raise.
+    return os.access(path, os.X_OK) and path.is_file()
 
 
 def _version(program: Path) -> str:

@@ -56,6 +56,7 @@ class EmbeddedStack:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         opening.enter_context(locked(places.lock))
         places.make()
+        opening.callback(places.remove_short)
         redis = EmbeddedRedis(places, search=self._search.redis)
         postgres = EmbeddedPostgres(places, search=self._search.postgres, settings=self._postgres_settings)
         self.database_url, self.redis_url, self.redis_client_url = postgres.url, redis.url, redis.client_url

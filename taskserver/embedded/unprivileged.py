@@ -7,6 +7,7 @@ does not honour capabilities, so programs below a closed directory are copied to
 """
 
 import errno
+import hashlib
 import os
 import pwd
 import shutil
@@ -72,9 +73,8 @@ def runnable(programs: PostgresPrograms, runner: Runner) -> PostgresPrograms:
         return programs
     tree = programs.bin_directory.parent
     libraries = tree.parent.with_name(tree.parent.name + ".libs")
-    status = programs.postgres.stat()
-    # Named by what is copied, so that an upgraded wheel makes a new copy.
-    name = f"taskserver-postgresql-{programs.major}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    with programs.postgres.open("rb") as program:  # named by what is copied, so that an upgraded wheel makes a new copy
+        name = f"taskserver-postgresql-{programs.major}-{hashlib.file_digest(program, 'sha256').hexdigest()[:16]}"
     home = _temporary_directory_open_to_everybody() / name
     # RPATH leads from bin to ../../../PACKAGE.libs, so both trees keep their places relative to each other.
     top = tree.parent.parent

@@ -103,6 +103,8 @@ class PartRun:
     def _ended(self, how: str) -> None:
         if self.identity is not None:
             kill_group(self.identity.pid)  # what a killed main process leaves must not work beside its successor
+        if self._child is not None:
+            self._child.wait()  # still to be reaped when its pid could not be noted
         backoff = self.part.backoff
         if self.is_ready and time.monotonic() - self._started_at >= backoff.forget_after_seconds:
             self.deaths = 0
@@ -120,8 +122,9 @@ class PartRun:
         self._start_at = time.monotonic() + delay
 
     def _forget(self) -> None:
+        if self.identity is not None:  # else the file, if any, is of an orphan that could not be ended
+            self._pid_file.unlink(missing_ok=True)
         self.identity, self._child, self.is_ready = None, None, False
-        self._pid_file.unlink(missing_ok=True)
 
 
 def _put_long_log_aside(log_file: Path) -> None:

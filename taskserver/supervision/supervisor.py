@@ -33,6 +33,7 @@ class Supervisor:
         self._runs: dict[str, PartRun] = {}
         self._stopping = threading.Event()
         self._hurry = threading.Event()
+        self._ended = threading.Event()  # waited for instead of join(), which a KeyboardInterrupt breaks (bpo-45274)
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
@@ -69,7 +70,7 @@ class Supervisor:
         run = self._runs[name]
         with self._changed:
             self._changed.wait_for(
-                lambda: run.is_ready or run.deaths >= DEATHS_BEFORE_GIVING_UP or not self._thread.is_alive(),
+                lambda: run.is_ready or run.deaths >= DEATHS_BEFORE_GIVING_UP or self._ended.is_set(),
                 timeout=run.part.ready_seconds,
             )
         if not run.is_ready:
@@ -96,32 +97,45 @@ class Supervisor:
 
     def wait(self) -> None:
         """Block until a signal raises KeyboardInterrupt here (see `interrupted_by_signals`)."""
-        self._thread.join()
+        self._ended.wait()
 
     def stop(self) -> None:
         """Stop all parts, the last one first. SIGINT or SIGTERM in the meantime cuts every grace short."""
         self._stopping.set()
         with _signals_set(self._hurry):
-            self._thread.join()
+            self._ended.wait()
         if self._failure is not None:
             raise self._failure
 
     def _watch(self) -> None:
         try:
-            while not self._stopping.is_set():
-                runs = tuple(self._runs.values())
-                for run in runs:
-                    run.tick()
-                with self._changed:
-                    self._changed.notify_all()
-                all_ready = all(run.is_ready for run in runs)
-                self._stopping.wait(TICK_SECONDS if all_ready else STARTING_TICK_SECONDS)
+            try:
+                while not self._stopping.is_set():
+                    self._tick()
+            finally:
+                self._stop_parts()
         except BaseException as failure:  # noqa: BLE001 (raised again where the supervisor is stopped)
             self._failure = failure
         finally:
-            with contextlib.ExitStack() as last_first:
-                for run in self._runs.values():
-                    last_first.callback(run.stop, self._hurry)
+            self._ended.set()
+            self._tell()
+
+    def _tick(self) -> None:
+        runs = tuple(self._runs.values())
+        for run in runs:
+            run.tick()
+        self._tell()
+        all_ready = all(run.is_ready for run in runs)
+        self._stopping.wait(TICK_SECONDS if all_ready else STARTING_TICK_SECONDS)
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _stop_parts(self) -> None:
+        with contextlib.ExitStack() as last_first:  # each is stopped, whatever happens at another
+            for run in self._runs.values():
+                last_first.callback(run.stop, self._hurry)
 
 
 @contextlib.contextmanager

@@ -86,10 +86,14 @@ def composed(leaf: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
     )
 
 
+def joined(parts: list[object]) -> object:
+    return ("joined", *parts)
+
+
 def lengths_and_widths(longest: int, widest: int) -> st.SearchStrategy[object]:
     long = st.integers(1, longest).map(lambda length: ("long", length))
     wide = st.integers(2, widest).map(lambda width: ("wide", width))
-    fork_joins = st.lists(st.one_of(wide, long), min_size=1, max_size=4).map(lambda parts: ("joined", *parts))
+    fork_joins = st.lists(st.one_of(wide, long), min_size=1, max_size=4).map(joined)
     return st.one_of(wide, long, fork_joins)
 
 
@@ -135,7 +139,7 @@ def cases(draw: st.DrawFn, graphs: st.SearchStrategy[tuple[list[int], list[tuple
     return Case(
         nodes=nodes,
         edges=tuple(edges),
-        slots=draw(st.dictionaries(st.sampled_from(("default", "other")), st.integers(0, 40))),
+        slots=draw(st.dictionaries(st.sampled_from(("default", "other")), st.sampled_from((0, 1, 2, 5, 40)))),
         seconds={id_: random.randint(1, 9) for id_ in ids},
         outside_ends={node.id: random.randint(1, 50) for node in nodes if node.outside},
     )
@@ -143,6 +147,7 @@ def cases(draw: st.DrawFn, graphs: st.SearchStrategy[tuple[list[int], list[tuple
 
 ANY = cases(st.one_of(composed_graphs(SMALL), random_graphs()))
 ANY_LARGE = cases(composed_graphs(LARGE))
+MANY_STEPS = cases(composed_graphs(st.lists(lengths_and_widths(700, 12), min_size=20, max_size=40).map(joined)))
 some = settings(max_examples=25)
 
 
@@ -301,7 +306,7 @@ def message_bytes(steps: tuple[Step, ...]) -> list[int]:
 
 
 @some
-@given(ANY_LARGE)
+@given(st.one_of(MANY_STEPS, ANY_LARGE))
 def test_no_message_is_larger_than_the_limit(case: Case) -> None:
     for fragment in case.plan().fragments:
         for index in range(len(fragment.steps)):

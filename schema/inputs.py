@@ -1,0 +1,69 @@
+"""What a worker reads to run a subtask: the task's own row, and the results of upstreams."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from schema.identity import TaskId
+from schema.references import NO_RESULT
+from schema.states import Operation, SubtaskState
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """The parts of a task that never change and that handlers may ask about."""
+
+    id: TaskId
+    hex_id: str
+    name: str
+    type: str
+    task_type: str
+    account: str
+    creator: str
+    instance_id: int | None
+    extra: str
+    arguments: dict[str, Any]
+    trace_id: str | None
+    traceparent: str | None
+
+
+_TASK = text(
+    """
+SELECT id, task_id AS hex_id, name, type, task_type, account, creator, instance_id, extra, argument, trace_id, traceparent
+FROM tasks WHERE id = :task
+"""
+)
+_RESULTS = text(
+    """
+SELECT d.key, d.template_key, d.parallel_idx, s.state, s.operation, r.result
+FROM subtask_specs AS d JOIN subtasks AS s ON s.id = d.id LEFT JOIN subtask_results AS r ON r.subtask_id = d.id
+WHERE d.task_id = :task
+    AND (d.key = ANY (CAST(:keys AS text[])) OR d.template_key = ANY (CAST(:keys AS text[])))
+ORDER BY d.series_id
+"""
+)
+
+
+def load_task(connection: Connection, task: TaskId) -> TaskInfo:
+    """Return what handlers may know of the task."""
+    row = dict(connection.execute(_TASK, {"task": task}).mappings().one())
+    argument = row.pop("argument")
+    return TaskInfo(**row, arguments=json.loads(argument) if argument else {})
+
+
+def load_results(connection: Connection, task: TaskId, keys: Collection[str]) -> dict[str, Any]:
+    """Return the results of upstreams by key: of a `foreach` one the list, in order; `NO_RESULT` for a skipped one."""
+    results: dict[str, Any] = {}
+    for row in connection.execute(_RESULTS, {"task": task, "keys": sorted(keys)}).mappings():
+        ended_well = row["state"] == SubtaskState.SUCCESSFUL and row["operation"] != Operation.SKIP
+        value = row["result"] if ended_well else NO_RESULT
+        if row["template_key"] is None or row["template_key"] not in keys:
+            results[row["key"]] = value
+            continue
+        elements = results.setdefault(row["template_key"], [])
+        if row["parallel_idx"] >= 0:
+            elements.append(value)
+    return results

@@ -1,0 +1,67 @@
+"""How many messages may be out: a bounded window for each queue.
+
+About a second of work, and at least a few messages for each live slot. The backlog waits in PostgreSQL, so that pause,
+cancel, priority and fairness act at once and no backlog makes a storm of duplicates.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from redis import Redis
+from sqlalchemy import Engine
+
+from schema.database import transaction
+from schema.settings import Settings
+from schema.transitions import registrations
+
+_REFRESH_SECONDS = 1.0
+
+
+class Window:
+    """The room left in each queue; one for each dispatcher, used from its thread alone."""
+
+    def __init__(self, engine: Engine, redis: Redis, settings: Settings) -> None:
+        self._engine = engine
+        self._redis = redis
+        self._settings = settings
+        self._refreshed = float("-inf")
+        self._slots: Mapping[str, int] = {}
+        self._started: Mapping[str, int] = {}
+        self._rates: dict[str, float] = {}
+
+    def slots(self) -> Mapping[str, int]:
+        """Return the live slots by queue, at most a second old."""
+        now = time.monotonic()
+        if now - self._refreshed >= _REFRESH_SECONDS:
+            with transaction(self._engine) as connection:
+                capacities = registrations.live_capacity(connection, silence_seconds=self._settings.dead_after_seconds)
+            started = {queue: one.started for queue, one in capacities.items()}
+            self._rates = {
+                queue: max(0.0, count - self._started.get(queue, count)) / (now - self._refreshed)
+                for queue, count in started.items()
+            }
+            self._slots = {queue: one.slots for queue, one in capacities.items()}
+            self._started = started
+            self._refreshed = now
+        return self._slots
+
+    def room(self, queues: Iterable[str]) -> dict[str, int]:
+        """Return how many more units each queue may take now.
+
+        Raises:
+            redis.exceptions.RedisError: The broker is away.
+
+        """
+        names = list(queues)
+        slots = self.slots()
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.llen(name)
+            lengths = pipeline.execute()
+        return {
+            name: max(0, self._size(slots.get(name, 0), self._rates.get(name, 0.0)) - length)
+            for name, length in zip(names, lengths, strict=True)
+        }
+
+    def _size(self, slots: int, rate: float) -> int:
+        return max(self._settings.window_per_slot * max(1, slots), int(rate))

@@ -1,0 +1,115 @@
+"""The detail of a task with all its subtasks: one statement, one snapshot, whatever the size."""
+
+import json
+from collections import defaultdict
+
+from sqlalchemy import Engine, RowMapping, text
+
+from schema.errors import NotFound
+from schema.identity import TaskId
+from taskserver.projection import wire_time
+from taskserver.queries.reading import one_statement
+from taskserver.queries.subtask_rows import (
+    JSON_ARRAY,
+    SUBTASK_COLUMNS,
+    SUBTASK_TABLES,
+    TASK_FACTS,
+    SubtaskMembers,
+    SubtaskRow,
+)
+from taskserver.queries.task_rows import HEAD, head_of
+from taskserver.views.subtasks import Subtask
+from taskserver.views.tasks import Task
+
+# Results beyond this sum of stored bytes are left out of the detail; each can still be had by its own subtask.
+RESULT_BYTES = 4 * 1024 * 1024
+
+# subtask_specs is read by (task_id, series_id): the narrow subtasks table has no index on the task alone.
+_DETAIL = text(
+    f"""
+SELECT {HEAD}, t.definition_id, t.prohibit_rollback, t.priority, t.extra, t.biz_id, t.start_at, t.argument, t.trace_id,
+    {TASK_FACTS},
+    (
+        SELECT json_agg({JSON_ARRAY} ORDER BY c.series_id) FROM (
+            SELECT {SUBTASK_COLUMNS}, CASE
+                WHEN sum(pg_column_size(r.result)) OVER (ORDER BY d.series_id) <= :result_bytes THEN r.result
+            END AS result
+            FROM {SUBTASK_TABLES} WHERE d.task_id = t.id
+        ) AS c
+    ) AS subtasks,
+    ARRAY(SELECT upstream_id FROM subtask_edges WHERE task_id = t.id ORDER BY upstream_id, downstream_id) AS sources,
+    ARRAY(SELECT downstream_id FROM subtask_edges WHERE task_id = t.id ORDER BY upstream_id, downstream_id) AS sinks
+FROM tasks AS t JOIN task_progress AS p ON p.id = t.id
+WHERE t.id = :task AND t.account = :account
+"""
+)
+
+
+def task_detail(engine: Engine, task: TaskId, *, account: str, silence_seconds: float) -> Task:
+    """Return the task with its subtasks in topological order.
+
+    Args:
+        engine: Where.
+        task: Which.
+        account: Whose it must be.
+        silence_seconds: How old a live worker's last beat may be.
+
+    Raises:
+        NotFound: The account has no such task.
+
+    """
+    parameters = {"task": task, "account": account, "silence": silence_seconds, "result_bytes": RESULT_BYTES}
+    with one_statement(engine) as connection:
+        row = connection.execute(_DETAIL, parameters).mappings().one_or_none()
+    if row is None:
+        raise no_task(task)
+    subtasks = [SubtaskRow._make(one) for one in row["subtasks"] or ()]
+    return Task(
+        **head_of(row),
+        task_definition_id=-1 if row["definition_id"] is None else row["definition_id"],
+        prohibit_rollback=row["prohibit_rollback"] or any(one.forbids_rollback for one in subtasks),
+        priority=row["priority"],
+        extra=row["extra"] or None,
+        biz_id=row["biz_id"],
+        concurrency=row["concurrency"],
+        start_at=wire_time(row["start_at"]),
+        arguments=arguments_of(row["argument"]),
+        trace_id=row["trace_id"],
+        subtasks=_subtask_views(row, subtasks),
+    )
+
+
+def no_task(task: TaskId) -> NotFound:
+    """Return the error for a task that is not there, or is another account's: the two must look the same."""
+    return NotFound(f"task {task} does not exist: list the tasks to see which do", target=str(task))
+
+
+def arguments_of(argument: str | None) -> object:
+    """Return the task's arguments; the text itself where a plain INSERT stored something that is not JSON."""
+    if argument is None:
+        return None
+    try:
+        return json.loads(argument)
+    except (ValueError, RecursionError):
+        return argument
+
+
+def _subtask_views(row: RowMapping, subtasks: list[SubtaskRow]) -> list[Subtask]:
+    upstreams: dict[int, list[int]] = defaultdict(list)
+    downstreams: dict[int, list[int]] = defaultdict(list)
+    for source, sink in zip(row["sources"], row["sinks"], strict=True):
+        upstreams[sink].append(source)
+        downstreams[source].append(sink)
+    done = {one.id for one in subtasks if one.satisfies_downstreams}
+    members = SubtaskMembers(row)
+    return [
+        Subtask(
+            **members.of(
+                one,
+                upstreams=upstreams[one.id],
+                downstreams=downstreams[one.id],
+                unfinished=[upstream for upstream in upstreams[one.id] if upstream not in done],
+            )
+        )
+        for one in subtasks
+    ]

@@ -1,0 +1,167 @@
+"""A subtask's log: what its attempts wrote, in order, each after its separator.
+
+Separators are not stored: they are made from the attempts when the log is read. A cursor is the last chunk that was read
+(claim number and sequence; -1 stands for the separator), so whatever is appended later comes after it. Claim numbers of one
+subtask ascend with time, hence the order never changes. An attempt that has written nothing shows its separator only when
+it has ended: a claim may be handed back without ever having begun.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Engine, RowMapping, text
+
+from schema.errors import InvalidArgument, SubError
+from schema.identity import SubtaskId, TaskId
+from schema.states import Operation
+from taskserver.projection import wire_time
+from taskserver.queries.details import no_task
+from taskserver.queries.reading import one_statement
+from taskserver.queries.subtasks import no_subtask
+from taskserver.views.subtasks import LogText
+
+ANSWER_BYTES = 16 * 1024 * 1024
+_SEPARATOR_PLACE = -1
+_FENCE = "#" * 12
+_CURSOR = re.compile(r"(\d{1,18})\.(-1|\d{1,9})")
+
+
+class Cursor(NamedTuple):
+    """The last chunk that was read."""
+
+    claim: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.claim}.{self.sequence}"
+
+    @classmethod
+    def parse(cls, written: str) -> "Cursor":
+        """Read a cursor that an answer gave.
+
+        Raises:
+            InvalidArgument: It is none.
+
+        """
+        match = _CURSOR.fullmatch(written)
+        if match is None:
+            problem = SubError("after", "is not a cursor: give the cursor of an earlier answer, or leave it out", written)
+            raise InvalidArgument(f"after: {problem.message}", sub_errors=(problem,))
+        return cls(int(match[1]), int(match[2]))
+
+
+START = Cursor(0, _SEPARATOR_PLACE)
+
+_PART_OF = """
+SELECT (SELECT task_id FROM subtask_specs WHERE id = :subtask) = t.id AS exists, part.*
+FROM tasks AS t LEFT JOIN LATERAL (
+    WITH attempts AS (
+        SELECT claim, attempt, operation, started_at, true AS ended FROM subtask_attempts WHERE subtask_id = :subtask
+        UNION ALL
+        SELECT claim, attempt, operation, started_at, false FROM subtasks WHERE id = :subtask AND claim IS NOT NULL
+    ), chunks AS (
+        SELECT l.claim, l.sequence, l.text, l.written_at,
+            CASE WHEN (l.claim, l.sequence) = (:claim, :sequence) THEN 0 ELSE octet_length(l.text) END AS bytes
+        FROM subtask_logs AS l
+        WHERE l.subtask_id = :subtask AND (l.claim, l.sequence) >= (:claim, :sequence)
+    ), entries AS (
+        SELECT claim, sequence, written_at, bytes FROM chunks
+        UNION ALL
+        SELECT a.claim, -1, a.started_at, 0 FROM attempts AS a
+        WHERE (a.ended OR EXISTS (SELECT FROM subtask_logs AS l WHERE l.subtask_id = :subtask AND l.claim = a.claim))
+            AND (a.claim, -1) >= (:claim, :sequence)
+        UNION ALL
+        SELECT l.claim, -1, min(l.written_at), 0 FROM subtask_logs AS l
+        WHERE l.subtask_id = :subtask AND (l.claim, -1) >= (:claim, :sequence)
+            AND l.claim NOT IN (SELECT claim FROM attempts)
+        GROUP BY l.claim
+    ), measured AS (
+        SELECT e.*, sum(e.bytes) OVER ({window}) - e.bytes AS bytes_before, count(*) OVER () AS entries
+        FROM entries AS e
+        WHERE :attempt IS NULL OR e.claim IN (SELECT claim FROM attempts WHERE attempt = :attempt)
+    )
+    SELECT m.claim, m.sequence, c.text, a.operation, coalesce(a.started_at, m.written_at) AS started_at, m.entries
+    FROM measured AS m LEFT JOIN chunks AS c ON c.claim = m.claim AND c.sequence = m.sequence
+        LEFT JOIN attempts AS a ON a.claim = m.claim
+    WHERE m.bytes_before < :most
+) AS part ON (SELECT task_id FROM subtask_specs WHERE id = :subtask) = t.id
+WHERE t.id = :task AND t.account = :account
+ORDER BY part.claim, part.sequence
+"""
+_FORWARD = text(_PART_OF.replace("{window}", "ORDER BY e.claim, e.sequence"))
+_BACKWARD = text(_PART_OF.replace("{window}", "ORDER BY e.claim DESC, e.sequence DESC"))
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuestion:
+    """Which part of the log: after a cursor, of one attempt, only the last lines."""
+
+    after: Cursor = START
+    attempt: int | None = None
+    tail: int | None = None
+
+
+def subtask_log(engine: Engine, task: TaskId, subtask: SubtaskId, question: LogQuestion, *, account: str) -> LogText:
+    """Return a part of the log, at most about 16 MiB; the cursor goes on from there.
+
+    Raises:
+        NotFound: The account has no such task, or the task no such subtask.
+
+    """
+    parameters = {
+        "task": task,
+        "subtask": subtask,
+        "account": account,
+        "claim": question.after.claim,
+        "sequence": question.after.sequence,
+        "attempt": question.attempt,
+        "most": ANSWER_BYTES,
+    }
+    with one_statement(engine) as connection:
+        statement = _FORWARD if question.tail is None else _BACKWARD
+        rows = connection.execute(statement, parameters).mappings().all()
+    if not rows:
+        raise no_task(task)
+    if not rows[0]["exists"]:
+        raise no_subtask(task, subtask)
+    return _text_of([row for row in rows if row["claim"] is not None], question)
+
+
+def _text_of(rows: list[RowMapping], question: LogQuestion) -> LogText:
+    log = "".join(_pieces(rows, question.after))
+    last = Cursor(rows[-1]["claim"], rows[-1]["sequence"]) if rows else question.after
+    if question.tail is not None:
+        return LogText(log=_last_lines(log, question.tail), cursor=str(last))
+    cut = bool(rows) and rows[0]["entries"] > len(rows)
+    return LogText(log=log, cursor=str(last), more=True if cut else None)
+
+
+def _pieces(rows: list[RowMapping], after: Cursor) -> Iterator[str]:
+    at_line_start = True
+    for row in rows:
+        if row["sequence"] == _SEPARATOR_PLACE:
+            written = _separator(row["operation"], row["started_at"], at_line_start=at_line_start)
+        else:
+            written = row["text"]
+        if written:
+            at_line_start = written.endswith("\n")
+        # The chunk at the cursor is read again only for how its last line ends.
+        if (row["claim"], row["sequence"]) > after:
+            yield written
+
+
+def _separator(operation: str | None, started_at: datetime, *, at_line_start: bool) -> str:
+    line = f"{_FENCE}{{{operation or Operation.EXECUTE}}}{{{wire_time(started_at)}}}{_FENCE}\n"
+    return line if at_line_start else "\n" + line
+
+
+def _last_lines(log: str, count: int) -> str:
+    start = len(log) - 1 if log.endswith("\n") else len(log)
+    for _ in range(count):
+        start = log.rfind("\n", 0, start)
+        if start < 0:
+            return log
+    return log[start + 1 :] if count else ""

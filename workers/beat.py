@@ -1,0 +1,81 @@
+"""The worker's main process: one beat a second with its live pool processes and what they hold.
+
+It also ends pool processes that overran: a handler past its timeout that did not stop by itself is killed here, because
+code that holds the interpreter stops no other way. Its attempt is recorded by the process that takes the dead one's place.
+"""
+
+import os
+import signal
+import threading
+
+from sqlalchemy import Engine
+from structlog import get_logger
+
+from schema.database import transaction
+from schema.errors import Unavailable
+from schema.transitions import registrations
+from schema.transitions.registrations import Beat
+from workers.slots import Slots
+
+_log = get_logger("taskserver.worker")
+
+
+class Heart:
+    """A thread of the main process that beats until it is stopped."""
+
+    def __init__(self, engine: Engine, slots: Slots, *, worker: int, seconds: float) -> None:
+        self._engine = engine
+        self._slots = slots
+        self._worker = worker
+        self._seconds = seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="beat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop, and say that the worker takes nothing any more."""
+        self._stopping.set()
+        self._thread.join()
+        try:
+            with transaction(self._engine) as connection:
+                registrations.stop_worker(connection, self._worker)
+        except Unavailable:
+            _log.warning("PostgreSQL is away; silence will tell", action="stop", worker=self._worker)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            self._kill_overrun()
+            try:
+                with transaction(self._engine) as connection:
+                    registrations.beat(connection, self._worker, self.listen())
+            except Unavailable as error:
+                _log.warning("beat missed", action="beat", worker=self._worker, error=str(error))
+
+    def listen(self) -> Beat:
+        """Return what the pool holds now."""
+        held = [self._slots[index].read() for index in range(len(self._slots))]
+        alive = [one for one in held if one.process and _is_alive(one.pid)]
+        return Beat(
+            processes=[one.process for one in alive],
+            claims=[one.claim for one in alive if one.claim],
+            carriers=[one.carrier for one in alive if one.carrier],
+            started=sum(self._slots[index].started for index in range(len(self._slots))),
+        )
+
+    def _kill_overrun(self) -> None:
+        for index in range(len(self._slots)):
+            held = self._slots[index].read()
+            if held.overran and _is_alive(held.pid):
+                _log.warning("killing a process past its timeout", action="kill", pid=held.pid, subtask=held.begun)
+                os.kill(held.pid, signal.SIGKILL)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,234 @@
+"""Running one unit: claim, run, record, and so on until the unit is done, gives way, or has lost its claims.
+
+Small steps, each a transaction of its own; what a step decided is in the database before the next begins. When PostgreSQL
+is away the process keeps its finished outcomes and waits: the outage rescues nobody, so the claim is still good.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+from structlog import get_logger
+
+from schema.database import transaction
+from schema.errors import Unavailable
+from schema.identity import SubtaskId, TaskId
+from schema.settings import Settings
+from schema.transitions import claims, progress, records
+from schema.transitions.claims import Claimed
+from schema.transitions.progress import Progress
+from schema.transitions.records import Outcome
+from schema.wire import UnitMessage
+from workers.attempt import AttemptRunner, Inputs
+from workers.pace import Pace
+from workers.slots import Slot
+from workers.watchdog import Watchdog
+
+_log = get_logger("taskserver.worker")
+_T = TypeVar("_T")
+_FIRST_PAUSE_SECONDS = 0.1
+_MOST_PAUSE_SECONDS = 2.0
+
+
+class HeldUnit:
+    """What is left of one unit. The lock is held only to move things between its lists."""
+
+    def __init__(self, message: UnitMessage) -> None:
+        self.message = message
+        self.lock = threading.Lock()
+        self.unclaimed: list[SubtaskId] = [SubtaskId(one) for one in message.ids]
+        self.unbegun: list[Claimed] = []
+        self.finished: list[Outcome] = []
+        self.claim = 0
+        self.kind = ""
+        self.inputs = Inputs.NONE
+        self.clean = True
+
+    @property
+    def task(self) -> TaskId:
+        """Return the task that the unit belongs to."""
+        return TaskId(self.message.task_id)
+
+    def begin_next(self) -> Claimed | None:
+        """Take the next claimed subtask; None when there is none, or it was given away."""
+        with self.lock:
+            return self.unbegun.pop(0) if self.unbegun else None
+
+    def hold(self, batch: Sequence[Claimed]) -> None:
+        """Take note of a claim."""
+        with self.lock:
+            taken = {one.id for one in batch}
+            self.unclaimed = [one for one in self.unclaimed if one not in taken]
+            self.unbegun = list(batch)
+            self.claim = batch[0].claim if batch else 0
+
+    def give_away(self) -> tuple[list[Outcome], list[SubtaskId]]:
+        """Part with the outcomes so far and with all that has not begun."""
+        with self.lock:
+            finished, self.finished = self.finished, []
+            rest = [one.id for one in self.unbegun] + self.unclaimed
+            self.unbegun, self.unclaimed = [], []
+            if rest:
+                self.clean = False
+            return finished, rest
+
+    def finish(self, kind: str, outcome: Outcome) -> None:
+        """Take note of how the subtask begun last has ended."""
+        with self.lock:
+            self.kind = kind
+            self.finished.append(outcome)
+
+    def put_back(self, finished: list[Outcome]) -> None:
+        """Take outcomes back that were parted with for nothing."""
+        with self.lock:
+            self.finished = finished + self.finished
+
+    def take_finished(self) -> list[Outcome]:
+        """Part with the outcomes that are to be recorded."""
+        with self.lock:
+            finished, self.finished = self.finished, []
+            return finished
+
+    @property
+    def may_give_way(self) -> bool:
+        """Tell whether somebody else could run something of it now."""
+        return not self.message.straight and bool(self.unbegun or self.unclaimed)
+
+
+class UnitRunner:
+    """Runs units in one pool process, one after the other."""
+
+    def __init__(
+        self, engine: Engine, attempts: AttemptRunner, slot: Slot, settings: Settings, *, process: int, executor: str
+    ) -> None:
+        self._engine = engine
+        self._attempts = attempts
+        self._slot = slot
+        self._process = process
+        self._executor = executor
+        self._pace = Pace(settings.claim_batch_seconds)
+        self._watchdog = Watchdog(settings.give_way_seconds)
+
+    def run(self, message: UnitMessage, *, kind: str) -> bool:
+        """Run a unit; tell whether all of it ended well, so that its canvas may go on.
+
+        Args:
+            message: What the broker brought.
+            kind: The kind that the message names, a hint for the size of the first claim.
+
+        """
+        unit = HeldUnit(message)
+        self._slot.begin_unit(message.task_id, message.carrier)
+        try:
+            with self._watchdog.watching(lambda: self._give_way(unit), enabled=not message.straight):
+                self._claim_first(unit, kind)
+                while unit.unbegun:
+                    self._run_batch(unit)
+                    self._record_and_claim(unit)
+            return unit.clean
+        finally:
+            self._slot.end_unit()
+
+    def _claim_first(self, unit: HeldUnit, kind: str) -> None:
+        def step(connection: Connection, attempt: int) -> list[Claimed]:
+            locked = progress.lock(connection, unit.task, durable=False)
+            return self._let_go(connection, unit) if attempt else self._claim_next(connection, locked, unit, kind)
+
+        self._hold(unit, self._persist(step))
+
+    def _run_batch(self, unit: HeldUnit) -> None:
+        clock = time.monotonic()
+        while (claimed := unit.begin_next()) is not None:
+            began = time.monotonic()
+            self._watchdog.begin(may_give_way=unit.may_give_way)
+            outcome = self._attempts.run(claimed, unit.inputs, clock=clock, slot=self._slot)
+            self._slot.end()
+            self._pace.observe(claimed.kind, time.monotonic() - began)
+            unit.finish(claimed.kind, outcome)
+        self._watchdog.end()
+
+    def _record_and_claim(self, unit: HeldUnit) -> None:
+        finished = unit.take_finished()
+
+        def step(connection: Connection, attempt: int) -> list[Claimed]:
+            locked = progress.lock(connection, unit.task)
+            after = self._record(connection, locked, unit, finished)
+            if not unit.unclaimed:
+                return []
+            if attempt or (unit.message.straight and not unit.clean):
+                return self._let_go(connection, unit)
+            return self._claim_next(connection, after, unit, unit.kind)
+
+        self._hold(unit, self._persist(step))
+
+    def _give_way(self, unit: HeldUnit) -> None:
+        """Record what has ended and return what has not begun; runs in the watchdog's thread."""
+        finished, rest = unit.give_away()
+        if not rest:
+            unit.put_back(finished)
+            return
+
+        def step(connection: Connection, _: int) -> None:
+            locked = progress.lock(connection, unit.task)
+            self._record(connection, locked, unit, finished)
+            claims.hand_back(
+                connection, unit.task, rest, carrier=unit.message.carrier, claim=unit.claim, process=self._process
+            )
+
+        self._persist(step)
+        _log.info("gave way", action="give_way", task=unit.task, subtasks=len(rest))
+
+    def _hold(self, unit: HeldUnit, batch: list[Claimed]) -> None:
+        unit.hold(batch)
+        self._slot.hold(unit.claim)
+
+    def _record(
+        self, connection: Connection, locked: Progress, unit: HeldUnit, finished: Sequence[Outcome]
+    ) -> Progress:
+        if not finished:
+            return locked
+        self._attempts.write_logs(connection, finished)
+        recorded = records.record(connection, locked, finished, claim=unit.claim, carrier=unit.message.carrier)
+        if not recorded.clean:
+            unit.clean = False
+        for outcome in finished:
+            if outcome.id not in recorded.ids:
+                _log.warning("claim was lost, result dropped", action="record", task=unit.task, subtask=outcome.id)
+        return recorded.progress
+
+    def _claim_next(self, connection: Connection, locked: Progress, unit: HeldUnit, kind: str) -> list[Claimed]:
+        asked = unit.unclaimed[: 1 if unit.message.straight else self._pace.batch(kind)]
+        batch = claims.claim(connection, locked, asked, process=self._process, executor=self._executor)
+        if batch:
+            unit.inputs = self._attempts.load(connection, unit.task, batch)
+        if len(batch) < len(asked):
+            self._let_go(connection, unit, but={one.id for one in batch})
+        return batch
+
+    def _let_go(
+        self, connection: Connection, unit: HeldUnit, *, but: Collection[SubtaskId] = ()
+    ) -> list[Claimed]:
+        """Return what this process took or was brought and will not run, also by a commit that was never answered."""
+        rest = [one for one in unit.unclaimed if one not in but]
+        claims.hand_back(
+            connection, unit.task, rest, carrier=unit.message.carrier, claim=None, process=self._process
+        )
+        unit.clean = False
+        unit.unclaimed = [one for one in unit.unclaimed if one in but]
+        return []
+
+    def _persist(self, step: Callable[[Connection, int], _T]) -> _T:
+        """Run a step in a transaction until PostgreSQL answers; the step learns how often it was tried before."""
+        attempt = 0
+        while True:
+            try:
+                with transaction(self._engine) as connection:
+                    return step(connection, attempt)
+            except Unavailable as error:
+                attempt += 1
+                pause = min(_MOST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+                _log.warning("PostgreSQL is away", action="persist", attempt=attempt, error=str(error))
+                threading.Event().wait(pause)

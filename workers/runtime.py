@@ -1,0 +1,100 @@
+"""What one worker is made of: in the main process the registration and the heart, in each pool process a runner."""
+
+import os
+import socket
+from collections.abc import Sequence
+
+from sqlalchemy import Engine
+from structlog import get_logger
+
+from schema.database import make_engine, transaction
+from schema.errors import Unavailable
+from schema.identity import SubtaskId, TaskId
+from schema.settings import Settings
+from schema.transitions import registrations, rescues
+from schema.transitions.rescues import LostClaim, Seen
+from workers.attempt import AttemptRunner
+from workers.beat import Heart
+from workers.handlers import BUILTIN_MODULES
+from workers.registry import Registry, load_handlers
+from workers.runner import UnitRunner
+from workers.slots import Held, Slots
+
+_CONNECTIONS = 3  # the runner, its watchdog, the log's flusher
+_log = get_logger("taskserver.worker")
+
+
+class Runtime:
+    """One worker; made at import, filled by Celery's signals."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._registry: Registry | None = None
+        self._slots: Slots | None = None
+        self._heart: Heart | None = None
+        self._runner: UnitRunner | None = None
+
+    def prepare(self, *, name: str, concurrency: int, queues: Sequence[str]) -> None:
+        """Import the handlers, register kinds and worker; in the main process, before the pool forks."""
+        self._registry = load_handlers((*BUILTIN_MODULES, *self._settings.handlers))
+        self._slots = Slots(concurrency)
+        engine = self._engine("worker-main")
+        with transaction(engine) as connection:
+            worker = registrations.draw_process_number(connection)
+            registrations.register_kinds(connection, self._registry.kinds(), code_version=self._registry.code_version)
+            registrations.register_worker(
+                connection,
+                worker,
+                name=name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                queues=queues,
+                concurrency=concurrency,
+                code_version=self._registry.code_version,
+            )
+        self._heart = Heart(engine, self._slots, worker=worker, seconds=self._settings.beat_seconds)
+
+    def start_heart(self) -> None:
+        """Begin to beat; in the main process, once it takes messages."""
+        if self._heart is not None:
+            self._heart.start()
+
+    def stop_heart(self) -> None:
+        """Stop to beat; in the main process, once the pool has ended."""
+        if self._heart is not None:
+            self._heart.stop()
+
+    def enter_process(self, index: int) -> None:
+        """Make a pool process ready to run units, and bring back what its dead predecessor held."""
+        assert self._slots is not None
+        assert self._registry is not None
+        engine = self._engine("worker")
+        with transaction(engine) as connection:
+            process = registrations.draw_process_number(connection)
+        slot = self._slots[index]
+        left = slot.take_over(process, os.getpid())
+        attempts = AttemptRunner(engine, self._registry, self._settings)
+        executor = f"{socket.gethostname()}:{os.getpid()}"
+        self._runner = UnitRunner(engine, attempts, slot, self._settings, process=process, executor=executor)
+        if left is not None:
+            self._rescue(engine, left)
+
+    def unit_runner(self) -> UnitRunner:
+        """Return this pool process' runner."""
+        if self._runner is None:
+            raise RuntimeError("units run in prefork pool processes only: start the worker with --pool prefork")
+        return self._runner
+
+    def _rescue(self, engine: Engine, left: Held) -> None:
+        lost = LostClaim(TaskId(left.task), left.claim, left.process)
+        seen = Seen(SubtaskId(left.begun) if left.begun else None, timed_out=left.overran)
+        try:
+            with transaction(engine) as connection:
+                ids = rescues.rescue(connection, lost, seen=seen)
+        except Unavailable:
+            return  # the claim is in no beat any more: a dispatcher finds it
+        if ids:
+            _log.warning("claim rescued", action="rescue", task=left.task, claim=left.claim, subtasks=len(ids))
+
+    def _engine(self, name: str) -> Engine:
+        return make_engine(self._settings.require_database(), name=f"taskserver-{name}", pool_size=_CONNECTIONS)
