@@ -1,8 +1,8 @@
 """What a worker reads to run a subtask: the task's own row, and the results of upstreams."""
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -12,22 +12,25 @@ from schema.references import NO_RESULT
 from schema.states import Operation, SubtaskState
 
 
+_NO_TASK = TaskId(0)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
     """The parts of a task that never change and that handlers may ask about."""
 
-    id: TaskId
-    hex_id: str
-    name: str
-    type: str
-    task_type: str
-    account: str
-    creator: str
-    instance_id: int | None
-    extra: str
-    arguments: dict[str, Any]
-    trace_id: str | None
-    traceparent: str | None
+    id: TaskId = _NO_TASK
+    hex_id: str = "0" * 32
+    name: str = ""
+    type: str = "MANUAL"
+    task_type: str = "inline"
+    account: str = "0"
+    creator: str = ""
+    instance_id: int | None = None
+    extra: str = ""
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    trace_id: str | None = None
+    traceparent: str | None = None
 
 
 _TASK = text(

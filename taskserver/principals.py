@@ -74,8 +74,8 @@ class Tokens:
         mac = hmac.new(self.secret_key.encode(), f"{_PREFIX}.{serial}.{name}".encode(), hashlib.sha256).digest()
         return f"{_PREFIX}.{encoded}.{serial}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
 
-    def claimed_name(self, token: str) -> str | None:
-        """Return whose the token says it is; None where it is no token at all. This proves nothing."""
+    def owner(self, token: str) -> str | None:
+        """Return whose token it is, or was under an earlier serial; None where it was not made here."""
         if self.admin_token is not None and _same(token, self.admin_token):
             return ADMIN_NAME
         parts = token.split(".")
@@ -99,28 +99,39 @@ def _same(given: str, right: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), right.encode("utf-8", "surrogatepass"))
 
 
-_COLUMNS = "name, role, account, serial, created_at"
 _BOOTSTRAP = text(
     """
 INSERT INTO principals (name, role, account) VALUES (:name, 'ADMIN', :account)
-ON CONFLICT (name) DO UPDATE SET role = 'ADMIN', account = excluded.account, revoked_at = NULL
+ON CONFLICT (name) DO UPDATE SET role = 'ADMIN', account = excluded.account,
+    serial = principals.serial + (principals.revoked_at IS NOT NULL)::int, revoked_at = NULL
 WHERE principals.revoked_at IS NOT NULL OR principals.role <> 'ADMIN' OR principals.account <> excluded.account
 """
 )
 _SERIAL = text("SELECT serial FROM principals WHERE name = :name")
 # A revoked name comes back with another serial, so that its old tokens stay dead.
 _CREATE = text(
-    f"""
+    """
 INSERT INTO principals (name, role, account) VALUES (:name, :role, :account)
 ON CONFLICT (name) DO UPDATE SET role = excluded.role, account = excluded.account, serial = principals.serial + 1,
     revoked_at = NULL, created_at = now()
 WHERE principals.revoked_at IS NOT NULL
-RETURNING {_COLUMNS}
+RETURNING name, role, account, serial, created_at
 """
 )
-_REACHED = "name = :name AND revoked_at IS NULL AND (CAST(:reach AS text) IS NULL OR account = :reach)"
-_ROTATE = text(f"UPDATE principals SET serial = serial + 1 WHERE {_REACHED} RETURNING {_COLUMNS}")
-_REVOKE = text(f"UPDATE principals SET revoked_at = now() WHERE {_REACHED} RETURNING name")
+_ROTATE = text(
+    """
+UPDATE principals SET serial = serial + 1
+WHERE name = :name AND revoked_at IS NULL AND (CAST(:reach AS text) IS NULL OR account = :reach)
+RETURNING name, role, account, serial, created_at
+"""
+)
+_REVOKE = text(
+    """
+UPDATE principals SET revoked_at = now()
+WHERE name = :name AND revoked_at IS NULL AND (CAST(:reach AS text) IS NULL OR account = :reach)
+RETURNING name
+"""
+)
 
 
 def bootstrap_admin(engine: Engine, settings: Settings) -> str:

@@ -32,15 +32,24 @@ class Waiting(Protocol):
     """What of the subtask decides it."""
 
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """The subtask's state."""
+
     @property
-    def operation(self) -> str: ...
+    def operation(self) -> str:
+        """What it is made to do."""
+
     @property
-    def gate(self) -> str | None: ...
+    def gate(self) -> str | None:
+        """What it waits for beside its upstreams."""
+
     @property
-    def scheduled_at(self) -> str | None: ...
+    def scheduled_at(self) -> str | None:
+        """When its next attempt may begin, as ISO text."""
+
     @property
-    def queue(self) -> str: ...
+    def queue(self) -> str:
+        """Where it is released to."""
 
 
 _UNHELD_STATES = {TaskState.SUCCESSFUL, TaskState.REVOKED, TaskState.ROLLED_BACK}

@@ -71,7 +71,9 @@ class Binding:
         self._call_with_context = _caller(function, context)
         self._reserved = context.name if context is not None and has_rest else None
         self._takes_anything = [(one.kind, one.annotation) for one in parameters] == [(_REST, Any)]
-        arguments, self.arguments_schema = _adapter(_stand_in(parameters), f"kind {kind!r}: its parameters", "validation")
+        arguments, self.arguments_schema = _adapter(
+            _stand_in(parameters), f"kind {kind!r}: its parameters", "validation"
+        )
         self._validate = arguments.validator.validate_python if parameters else None
         self._result, self.result_schema = _adapter(result, f"kind {kind!r}: its result", "serialization")
         self._may_return_none = result is Any or result is types.NoneType
@@ -128,7 +130,11 @@ class Binding:
 
 def _resolved(function: Callable[..., Any], kind: str) -> tuple[list[inspect.Parameter], Any]:
     """Return the parameters with their hints resolved, and the hint of the result."""
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    ):
         raise InvalidArgument(
             f"kind {kind!r}: {function.__qualname__} is a coroutine or generator function, which returns before its work is "
             "done: make it a plain function (asyncio.run inside it is fine)"
@@ -150,10 +156,8 @@ def _take_context(parameters: list[inspect.Parameter]) -> inspect.Parameter | No
     for index, parameter in enumerate(parameters):
         is_bare = index == 0 and parameter.name in _BARE_CONTEXT_NAMES and parameter.annotation is Any
         if parameter.annotation is Context or is_bare:
-            if index > 0:
-                parameter = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            parameters.remove(parameters[index])
-            return parameter
+            del parameters[index]
+            return parameter if index == 0 else parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
     return None
 
 

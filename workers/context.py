@@ -6,14 +6,17 @@ Handlers only read it. Nothing in it is worth anything after the attempt has end
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from schema.identity import SubtaskId, TaskId
+from schema.identity import SubtaskId
+from schema.inputs import TaskInfo
 from schema.states import Operation
 from workers.failures import Cancelled, TimedOut
+
+_NO_SUBTASK = SubtaskId(0)
 
 
 class Cancellation(Protocol):
@@ -27,28 +30,10 @@ class Cancellation(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TaskInfo:
-    """The task that the subtask belongs to."""
-
-    id: TaskId = TaskId(0)
-    hex_id: str = "0" * 32
-    name: str = ""
-    type: str = "MANUAL"
-    task_type: str = "inline"
-    account: str = "0"
-    creator: str = ""
-    instance_id: int | None = None
-    extra: str = ""
-    arguments: Mapping[str, object] = field(default_factory=dict)
-    trace_id: str | None = None
-    traceparent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class SubtaskInfo:
     """The subtask that runs."""
 
-    id: SubtaskId = SubtaskId(0)
+    id: SubtaskId = _NO_SUBTASK
     hex_id: str = "0" * 31 + "1"
     key: str = ""
     kind: str = ""
@@ -65,7 +50,17 @@ _SUBTASK = SubtaskInfo()
 class Context:
     """One attempt, seen from its handler. Every part has a default, so that a handler can be called in a unit test."""
 
-    __slots__ = ("_cancellation", "_deadline", "_log", "_make_log", "attempt", "idempotency_key", "operation", "subtask", "task")
+    __slots__ = (
+        "_cancellation",
+        "_deadline",
+        "_log",
+        "_make_log",
+        "attempt",
+        "idempotency_key",
+        "operation",
+        "subtask",
+        "task",
+    )
 
     def __init__(
         self,

@@ -28,6 +28,10 @@ class TimedOut(Interruption):
     """The attempt ran longer than its timeout allows."""
 
 
+class UnknownKind(Exception):
+    """The worker has no handler of the kind."""
+
+
 class BadArgument(Exception):
     """The arguments are not what the handler takes, or one of their references cannot be resolved; never retried."""
 
@@ -43,6 +47,7 @@ class ResultTooLarge(Exception):
 _WORDS: dict[type[BaseException], str] = {
     Cancelled: "cancelled",
     TimedOut: "timeout",
+    UnknownKind: "unknown_kind",
     BadArgument: "bad_argument",
     BadResult: "bad_result",
     ResultTooLarge: "result_too_large",

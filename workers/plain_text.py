@@ -8,6 +8,7 @@ import re
 
 _REPLACEMENT = "\ufffd"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_CARRIAGE_RETURNS_BEFORE_NEWLINE = re.compile(r"\r+\n")
 _OVERWRITTEN = re.compile(r"[^\n]*\r")
 
 
@@ -27,4 +28,10 @@ def as_shown(text: str) -> str:
     """Return what a terminal would show: of a line overwritten by carriage returns (a progress bar) only the last state."""
     if "\r" not in text:
         return text
-    return _OVERWRITTEN.sub("", re.sub(r"\r+\n", "\n", text))
+    return _OVERWRITTEN.sub("", _CARRIAGE_RETURNS_BEFORE_NEWLINE.sub("\n", text))
+
+
+def as_shown_so_far(text: str) -> str:
+    """Return the last state of a line that is not whole yet; it may end in a carriage return that belongs to a newline."""
+    body = text.rstrip("\r")
+    return as_shown(body) + ("\r" if len(body) < len(text) else "")

@@ -5,21 +5,21 @@ knows nothing of Celery or the database.
 """
 
 import importlib
-import inspect
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
-from schema.errors import Invalid, InvalidArgument, NotFound
+from schema.errors import Invalid, InvalidArgument
 from schema.kinds import KindInfo, OnWorkerLost
-from schema.states import Operation
 from schema.wire import DEFAULT_QUEUE
-from workers.binding import Binding
+from workers.failures import UnknownKind
+from workers.handler import Defaults, Handler
 from workers.retry import Retryable
+
+__all__ = ["DEFAULT_REGISTRY", "Handler", "Registry", "load_handlers", "subtask"]
 
 BUILT_IN = "workers.handlers"
 
@@ -28,96 +28,6 @@ _MAX_KIND_LENGTH = 200
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Q = ParamSpec("Q")
-S = TypeVar("S")
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a kind says of its subtasks, where the submission says nothing."""
-
-    queue: str
-    timeout: float | None
-    max_attempts: int
-    backoff_seconds: float
-    isolated: bool
-    prohibit_rollback: bool
-    on_worker_lost: OnWorkerLost
-
-
-class Handler(Generic[P, R]):
-    """A registered kind. Calling it calls the function as it was written, for unit tests."""
-
-    def __init__(self, kind: str, function: Callable[P, R], defaults: Defaults, retryable: Retryable) -> None:
-        self.kind = kind
-        self.retryable = retryable
-        self.binding = Binding(function, kind=kind)
-        self.rollback_binding: Binding | None = None
-        self._defaults = defaults
-        self._function = function
-        self.__doc__ = function.__doc__
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._function(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<handler of {self.kind!r}, {self.place}>"
-
-    @property
-    def place(self) -> str:
-        """Where the function stands, for people."""
-        code = self._function.__code__  # type: ignore[attr-defined]
-        return f"{self._function.__module__}.{self._function.__qualname__} ({code.co_filename}:{code.co_firstlineno})"
-
-    def rollback(self, function: Callable[Q, S]) -> Callable[Q, S]:
-        """Decorate the function that undoes what this one did; it names those of its arguments that it needs.
-
-        Raises:
-            InvalidArgument: There is one already, or it needs an argument that the kind does not take.
-
-        """
-        _check_function(function, self.kind)
-        if self.rollback_binding is not None:
-            raise InvalidArgument(f"kind {self.kind!r} has a rollback already: {function.__qualname__} would be its second")
-        binding = Binding(function, kind=self.kind)
-        unknown = sorted(binding.required - (self.binding.names or binding.required))
-        if unknown and self.binding.names is not None:
-            raise InvalidArgument(
-                f"kind {self.kind!r}: its rollback needs {', '.join(unknown)}, which the kind does not take: "
-                "name the same arguments, or give it a default"
-            )
-        self.rollback_binding = binding
-        return function
-
-    def binding_for(self, operation: Operation) -> Binding | None:
-        """Return what runs under this operation; None when it is to be rolled back and nothing undoes it."""
-        return self.rollback_binding if operation is Operation.ROLLBACK else self.binding
-
-    def arguments_for(self, operation: Operation, arguments: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Return those of the subtask's arguments that concern what runs under this operation."""
-        if operation is not Operation.ROLLBACK or self.rollback_binding is None or not arguments:
-            return arguments
-        names = self.rollback_binding.names
-        return arguments if names is None else {name: value for name, value in arguments.items() if name in names}
-
-    @property
-    def info(self) -> KindInfo:
-        """What the server is told of the kind."""
-        lines = inspect.cleandoc(self._function.__doc__ or "").splitlines()
-        return KindInfo(
-            name=self.kind,
-            arguments_schema=self.binding.arguments_schema,
-            result_schema=self.binding.result_schema,
-            queue=self._defaults.queue,
-            timeout=self._defaults.timeout,
-            max_attempts=self._defaults.max_attempts,
-            backoff_seconds=self._defaults.backoff_seconds,
-            isolated=self._defaults.isolated,
-            has_rollback=self.rollback_binding is not None,
-            prohibit_rollback=self._defaults.prohibit_rollback,
-            on_worker_lost=self._defaults.on_worker_lost,
-            description=lines[0] if lines else "",
-        )
 
 
 class Registry:
@@ -126,7 +36,7 @@ class Registry:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler[Any, Any]] = {}
 
-    def subtask(  # noqa: PLR0913 - each is an option of the decorator, by name only
+    def subtask(
         self,
         kind: str,
         *,
@@ -173,7 +83,6 @@ class Registry:
         )
 
         def register(function: Callable[P, R]) -> Handler[P, R]:
-            _check_function(function, kind)
             handler = Handler(kind, function, defaults, retryable)
             self.add(handler)
             return handler
@@ -197,14 +106,13 @@ class Registry:
         """Return the handler of a kind.
 
         Raises:
-            NotFound: This process has none.
+            UnknownKind: This process has none.
 
         """
         handler = self._handlers.get(kind)
         if handler is None:
-            raise NotFound(
-                f"kind {kind!r} has no handler in this worker: name its module in TASKSERVER_HANDLERS and restart the worker",
-                target=kind,
+            raise UnknownKind(
+                f"kind {kind!r} has no handler in this worker: name its module in TASKSERVER_HANDLERS and restart the worker"
             )
         return handler
 
@@ -257,18 +165,14 @@ def _broken(module: str, error: BaseException) -> InvalidArgument:
     )
 
 
-def _check_function(function: object, kind: str) -> None:
-    if not inspect.isfunction(function):
-        raise InvalidArgument(f"kind {kind!r}: {function!r} is not a plain function: decorate a function of a module")
-
-
 def _check_options(kind: str, defaults: Defaults) -> None:
     if not _KIND.fullmatch(kind) or len(kind) > _MAX_KIND_LENGTH:
         raise InvalidArgument(f"kind {kind!r}: a kind is lower-case words joined by dots, such as 'host.check'")
     timeout = defaults.timeout
     problems = {
         "timeout must be a positive number of seconds, or None": timeout is not None and not 0 < timeout < math.inf,
-        "max_attempts must be a whole number from 1 on": type(defaults.max_attempts) is not int or defaults.max_attempts < 1,
+        "max_attempts must be a whole number from 1 on": type(defaults.max_attempts) is not int
+        or defaults.max_attempts < 1,
         "backoff must be a number of seconds from 0 on": not 0 <= defaults.backoff_seconds < math.inf,
         "queue must be a name": not defaults.queue.strip(),
     }
@@ -285,7 +189,9 @@ def _word(kind: str, value: str) -> OnWorkerLost:
         raise InvalidArgument(f"kind {kind!r}: on_worker_lost is {value!r}, but must be {words}") from None
 
 
-def _exceptions(kind: str, option: str, given: type[BaseException] | Sequence[type[BaseException]]) -> tuple[type[BaseException], ...]:
+def _exceptions(
+    kind: str, option: str, given: type[BaseException] | Sequence[type[BaseException]]
+) -> tuple[type[BaseException], ...]:
     classes = (given,) if isinstance(given, type) else tuple(given)
     for one in classes:
         if not (isinstance(one, type) and issubclass(one, BaseException)):

@@ -17,12 +17,11 @@ from schema.database import transaction
 from schema.errors import Unavailable
 from schema.identity import SubtaskId, TaskId
 from schema.settings import Settings
-from schema.transitions import claims, progress, records
+from schema.transitions import claims, logs, progress, records
 from schema.transitions.claims import Claimed
 from schema.transitions.progress import Progress
-from schema.transitions.records import Outcome
 from schema.wire import UnitMessage
-from workers.attempt import AttemptRunner, Inputs
+from workers.attempt import AttemptRunner, Finished, Inputs
 from workers.pace import Pace
 from workers.slots import Slot
 from workers.watchdog import Watchdog
@@ -41,10 +40,10 @@ class HeldUnit:
         self.lock = threading.Lock()
         self.unclaimed: list[SubtaskId] = [SubtaskId(one) for one in message.ids]
         self.unbegun: list[Claimed] = []
-        self.finished: list[Outcome] = []
+        self.finished: list[Finished] = []
         self.claim = 0
         self.kind = ""
-        self.inputs = Inputs.NONE
+        self.inputs = Inputs()
         self.clean = True
 
     @property
@@ -65,7 +64,7 @@ class HeldUnit:
             self.unbegun = list(batch)
             self.claim = batch[0].claim if batch else 0
 
-    def give_away(self) -> tuple[list[Outcome], list[SubtaskId]]:
+    def give_away(self) -> tuple[list[Finished], list[SubtaskId]]:
         """Part with the outcomes so far and with all that has not begun."""
         with self.lock:
             finished, self.finished = self.finished, []
@@ -75,18 +74,18 @@ class HeldUnit:
                 self.clean = False
             return finished, rest
 
-    def finish(self, kind: str, outcome: Outcome) -> None:
+    def finish(self, kind: str, finished: Finished) -> None:
         """Take note of how the subtask begun last has ended."""
         with self.lock:
             self.kind = kind
-            self.finished.append(outcome)
+            self.finished.append(finished)
 
-    def put_back(self, finished: list[Outcome]) -> None:
+    def put_back(self, finished: list[Finished]) -> None:
         """Take outcomes back that were parted with for nothing."""
         with self.lock:
             self.finished = finished + self.finished
 
-    def take_finished(self) -> list[Outcome]:
+    def take_finished(self) -> list[Finished]:
         """Part with the outcomes that are to be recorded."""
         with self.lock:
             finished, self.finished = self.finished, []
@@ -144,10 +143,9 @@ class UnitRunner:
         while (claimed := unit.begin_next()) is not None:
             began = time.monotonic()
             self._watchdog.begin(may_give_way=unit.may_give_way)
-            outcome = self._attempts.run(claimed, unit.inputs, clock=clock, slot=self._slot)
-            self._slot.end()
+            finished = self._attempts.run(claimed, unit.inputs, clock=clock, slot=self._slot)
             self._pace.observe(claimed.kind, time.monotonic() - began)
-            unit.finish(claimed.kind, outcome)
+            unit.finish(claimed.kind, finished)
         self._watchdog.end()
 
     def _record_and_claim(self, unit: HeldUnit) -> None:
@@ -186,15 +184,17 @@ class UnitRunner:
         self._slot.hold(unit.claim)
 
     def _record(
-        self, connection: Connection, locked: Progress, unit: HeldUnit, finished: Sequence[Outcome]
+        self, connection: Connection, locked: Progress, unit: HeldUnit, finished: Sequence[Finished]
     ) -> Progress:
         if not finished:
             return locked
-        self._attempts.write_logs(connection, finished)
-        recorded = records.record(connection, locked, finished, claim=unit.claim, carrier=unit.message.carrier)
+        if rows := [row for one in finished for row in one.sink.drain()]:
+            logs.write_logs(connection, rows)
+        outcomes = [one.outcome for one in finished]
+        recorded = records.record(connection, locked, outcomes, claim=unit.claim, carrier=unit.message.carrier)
         if not recorded.clean:
             unit.clean = False
-        for outcome in finished:
+        for outcome in outcomes:
             if outcome.id not in recorded.ids:
                 _log.warning("claim was lost, result dropped", action="record", task=unit.task, subtask=outcome.id)
         return recorded.progress
@@ -208,14 +208,10 @@ class UnitRunner:
             self._let_go(connection, unit, but={one.id for one in batch})
         return batch
 
-    def _let_go(
-        self, connection: Connection, unit: HeldUnit, *, but: Collection[SubtaskId] = ()
-    ) -> list[Claimed]:
+    def _let_go(self, connection: Connection, unit: HeldUnit, *, but: Collection[SubtaskId] = ()) -> list[Claimed]:
         """Return what this process took or was brought and will not run, also by a commit that was never answered."""
         rest = [one for one in unit.unclaimed if one not in but]
-        claims.hand_back(
-            connection, unit.task, rest, carrier=unit.message.carrier, claim=None, process=self._process
-        )
+        claims.hand_back(connection, unit.task, rest, carrier=unit.message.carrier, claim=None, process=self._process)
         unit.clean = False
         unit.unclaimed = [one for one in unit.unclaimed if one in but]
         return []

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from sqlalchemy import Engine
 from structlog import get_logger
@@ -12,14 +13,17 @@ from schema.errors import Unavailable
 from schema.identity import SubtaskId, TaskId
 from schema.settings import Settings
 from schema.transitions import registrations, rescues
+from schema.transitions.logs import LogRow, write_logs
 from schema.transitions.rescues import LostClaim, Seen
 from workers.attempt import AttemptRunner
 from workers.beat import Heart
-from workers.handlers import BUILTIN_MODULES
+from workers.capture import Capture
+from workers.log_sink import LogFlusher
 from workers.registry import Registry, load_handlers
 from workers.runner import UnitRunner
 from workers.slots import Held, Slots
 
+CODE_VERSION = version("taskserver")
 _CONNECTIONS = 3  # the runner, its watchdog, the log's flusher
 _log = get_logger("taskserver.worker")
 
@@ -36,12 +40,12 @@ class Runtime:
 
     def prepare(self, *, name: str, concurrency: int, queues: Sequence[str]) -> None:
         """Import the handlers, register kinds and worker; in the main process, before the pool forks."""
-        self._registry = load_handlers((*BUILTIN_MODULES, *self._settings.handlers))
+        self._registry = load_handlers(self._settings.handlers)
         self._slots = Slots(concurrency)
         engine = self._engine("worker-main")
         with transaction(engine) as connection:
             worker = registrations.draw_process_number(connection)
-            registrations.register_kinds(connection, self._registry.kinds(), code_version=self._registry.code_version)
+            registrations.register_kinds(connection, self._registry.kinds(), code_version=CODE_VERSION)
             registrations.register_worker(
                 connection,
                 worker,
@@ -50,7 +54,7 @@ class Runtime:
                 pid=os.getpid(),
                 queues=queues,
                 concurrency=concurrency,
-                code_version=self._registry.code_version,
+                code_version=CODE_VERSION,
             )
         self._heart = Heart(engine, self._slots, worker=worker, seconds=self._settings.beat_seconds)
 
@@ -73,7 +77,8 @@ class Runtime:
             process = registrations.draw_process_number(connection)
         slot = self._slots[index]
         left = slot.take_over(process, os.getpid())
-        attempts = AttemptRunner(engine, self._registry, self._settings)
+        Capture().install()
+        attempts = AttemptRunner(self._registry, LogFlusher(lambda rows: _write_logs(engine, rows)), self._settings)
         executor = f"{socket.gethostname()}:{os.getpid()}"
         self._runner = UnitRunner(engine, attempts, slot, self._settings, process=process, executor=executor)
         if left is not None:
@@ -98,3 +103,8 @@ class Runtime:
 
     def _engine(self, name: str) -> Engine:
         return make_engine(self._settings.require_database(), name=f"taskserver-{name}", pool_size=_CONNECTIONS)
+
+
+def _write_logs(engine: Engine, rows: Sequence[LogRow]) -> None:
+    with transaction(engine) as connection:
+        write_logs(connection, rows)

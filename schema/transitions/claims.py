@@ -27,7 +27,9 @@ class Claimed:
     operation: str
     attempt: int
     failures: int
+    generation: int
     series_id: int
+    parallel_idx: int
     key: str
     kind: str
     arguments: dict[str, Any] | None
@@ -53,12 +55,13 @@ WITH number AS MATERIALIZED (
             ORDER BY id LIMIT :room
         )
         AND p.id = :task AND ((p.open AND p.failed = p.allowed) OR s.operation <> 'EXECUTE')
-    RETURNING s.id, s.claim, s.operation, s.attempt, s.failures, s.started_at
+    RETURNING s.id, s.claim, s.operation, s.attempt, s.failures, s.generation, s.started_at
 ), moved AS (
     UPDATE task_progress SET ready = ready - n, running = running + n, change_number = change_number + 1
     FROM (SELECT count(*)::int AS n FROM taken) AS taken_count WHERE id = :task AND n > 0
 )
-SELECT t.id, t.claim, t.operation, t.attempt, t.failures, t.started_at AS claimed_at, d.series_id, d.key, d.kind,
+SELECT t.id, t.claim, t.operation, t.attempt, t.failures, t.generation, t.started_at AS claimed_at,
+    d.series_id, d.parallel_idx, d.key, d.kind,
     d.arguments, d.from_keys, d.timeout, d.max_attempts, d.backoff_seconds
 FROM taken AS t JOIN subtask_specs AS d ON d.id = t.id
 ORDER BY t.id

@@ -86,9 +86,7 @@ def rescue(connection: Connection, lost: LostClaim, *, seen: Seen | None) -> lis
     charged = _charged(held, seen)
     returned = [row["id"] for row in held if row not in charged]
     unit = connection.execute(_UNIT, {"task": lost.task, "carrier": carrier}).scalars().all()
-    claims.hand_back(
-        connection, lost.task, [*returned, *unit], carrier=carrier, claim=lost.claim, process=lost.process
-    )
+    claims.hand_back(connection, lost.task, [*returned, *unit], carrier=carrier, claim=lost.claim, process=lost.process)
     if seen is None:
         connection.execute(_ISOLATE, {"ids": returned})
     if charged:

@@ -138,8 +138,10 @@ SELECT counted.total, found.* FROM (SELECT count(*) AS total FROM tasks AS t WHE
     FROM tasks AS t JOIN task_progress AS p ON p.id = t.id WHERE {where}
     ORDER BY {orders} LIMIT :size OFFSET :offset
 ) AS found ON true ORDER BY found.place
-"""  # noqa: S608 - made of this module's constants
-    rows = connection.execute(text(statement), {**parameters, "size": size, "offset": (page - 1) * size}).mappings().all()
+"""
+    rows = (
+        connection.execute(text(statement), {**parameters, "size": size, "offset": (page - 1) * size}).mappings().all()
+    )
     return rows[0]["total"], [row for row in rows if row["id"] is not None]
 
 

@@ -48,7 +48,9 @@ class Cursor(NamedTuple):
         """
         match = _CURSOR.fullmatch(written)
         if match is None:
-            problem = SubError("after", "is not a cursor: give the cursor of an earlier answer, or leave it out", written)
+            problem = SubError(
+                "after", "is not a cursor: give the cursor of an earlier answer, or leave it out", written
+            )
             raise InvalidArgument(f"after: {problem.message}", sub_errors=(problem,))
         return cls(int(match[1]), int(match[2]))
 

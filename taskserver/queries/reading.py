@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Literal
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from schema.database import is_outage
 from schema.errors import Unavailable

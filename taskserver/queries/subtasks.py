@@ -74,9 +74,7 @@ def subtask_detail(
 
 def no_subtask(task: TaskId, subtask: SubtaskId) -> NotFound:
     """Return the error for a subtask that the task does not have."""
-    return NotFound(
-        f"task {task} has no subtask {subtask}: its detail lists the subtasks it has", target=str(subtask)
-    )
+    return NotFound(f"task {task} has no subtask {subtask}: its detail lists the subtasks it has", target=str(subtask))
 
 
 def _attempts(row: RowMapping, subtask: SubtaskRow) -> list[Attempt]:

@@ -4,6 +4,7 @@ A row may have been inserted by plain SQL: its JSON columns and its times are ta
 what the API would have stored.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -82,7 +83,7 @@ def progress_of(row: RowMapping) -> Progress:
     )
 
 
-def _members(value: object, types: dict[str, type]) -> dict[str, Any]:
+def _members(value: object, types: Mapping[str, type]) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
     return {name: value[name] for name, wanted in types.items() if type(value.get(name)) is wanted}

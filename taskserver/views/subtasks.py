@@ -60,7 +60,9 @@ class Subtask(BasicSubtask):
     finish_time: Moment | None = Field(None, description="Absent while it moves.")
     wait_reason: WaitReason | None = None
     error: Failure | None = None
-    result: Any = Field(None, description="What the handler returned; left out of a task's detail where it is very large.")
+    result: Any = Field(
+        None, description="What the handler returned; left out of a task's detail where it is very large."
+    )
 
 
 class Attempt(View):

@@ -184,6 +184,7 @@ CREATE TABLE subtasks (
     isolated             boolean NOT NULL DEFAULT false,
     allow_failure        boolean NOT NULL DEFAULT false,
     attempt              integer NOT NULL DEFAULT 0,
+    generation           integer NOT NULL DEFAULT 0,
     failures             integer NOT NULL DEFAULT 0,
     starts               integer NOT NULL DEFAULT 0,
     claim                bigint,

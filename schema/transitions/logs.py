@@ -1,0 +1,44 @@
+"""Writing what attempts log, in chunks.
+
+A chunk counts only while its claim is held: so the last ones are written before the outcome, in its transaction. The same
+chunk may be written twice, by the flusher and with the outcome; it is kept once.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection, text
+
+from schema.identity import SubtaskId, TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One chunk of an attempt's log: whole lines as far as they fit. The text holds no NUL and no lone surrogate."""
+
+    task_id: TaskId
+    subtask_id: SubtaskId
+    claim: int
+    sequence: int
+    text: str
+
+
+# Ordered, so that two writers of the same chunks wait for each other instead of deadlocking.
+_WRITE = text(
+    """
+INSERT INTO subtask_logs (subtask_id, claim, sequence, task_id, text)
+SELECT r.subtask_id, r.claim, r.sequence, r.task_id, r.text
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (
+        task_id bigint, subtask_id bigint, claim bigint, sequence integer, text text)
+    JOIN subtasks AS s ON s.id = r.subtask_id AND s.claim = r.claim
+ORDER BY r.subtask_id, r.claim, r.sequence
+ON CONFLICT (subtask_id, claim, sequence) DO NOTHING
+"""
+)
+
+
+def write_logs(connection: Connection, rows: Sequence[LogRow]) -> None:
+    """Store chunks of logs whose claims are still held; the others are dropped. Locks nothing that a move needs."""
+    if rows:
+        connection.execute(_WRITE, {"rows": json.dumps([asdict(row) for row in rows], ensure_ascii=False)})

@@ -1,0 +1,82 @@
+"""Composes the application: routes, errors, the outermost layer, and what they share."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from redis import Redis
+from sqlalchemy import Engine
+
+from schema.settings import Settings
+from taskserver.api import (
+    routes_documentation,
+    routes_health,
+    routes_instances,
+    routes_principals,
+    routes_registry,
+    routes_status,
+    routes_subtasks,
+)
+from taskserver.api.authentication import Authenticator
+from taskserver.api.documentation import describe
+from taskserver.api.envelope import Tracing
+from taskserver.api.errors import add_error_handlers
+from taskserver.api.routes_principals import NewPrincipal
+from taskserver.api.services import Services
+from taskserver.api.waiting import Watch
+from taskserver.principals import Tokens
+from taskserver.specification import Submission
+
+_VERSION = "2"
+_BODIES = (Submission, NewPrincipal)
+# Before `/instances/{id}`, which would take `status` for an id.
+_ROUTERS = (
+    routes_health.router,
+    routes_status.router,
+    routes_instances.router,
+    routes_subtasks.router,
+    routes_registry.router,
+    routes_principals.router,
+    routes_documentation.router,
+)
+
+
+class Api(FastAPI):
+    """The application; describes itself with the bodies that routes read by themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        if self.openapi_schema is None:
+            self.openapi_schema = describe(self, _BODIES)
+        return self.openapi_schema
+
+
+def create_app(settings: Settings, engine: Engine, redis: Redis) -> FastAPI:
+    """Return the application. `app.state.services.watch.stop_waiting()` lets long polls answer before a shutdown."""
+    watch = Watch(engine)
+    app = Api(
+        title="taskserver",
+        version=_VERSION,
+        description="A durable task server on Celery: the OCP v2 task API, completed.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.services = Services(settings, engine, redis, watch)
+    app.state.authenticator = Authenticator(engine, Tokens.of(settings))
+    add_error_handlers(app)
+    app.add_middleware(Tracing)
+    for router in _ROUTERS:
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await app.state.services.watch.stop()

@@ -1,0 +1,84 @@
+"""Every error as an answer in the envelope: ours by their own status and code, the framework's by what they mean."""
+
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from schema.database import is_outage
+from schema.errors import InvalidArgument, NotFound, SubError, TaskserverError, Unauthenticated, Unavailable
+from taskserver.api.envelope import failure, trace_of
+from taskserver.problems import printable, shortened
+
+_RETRY_SECONDS = "1"
+_NOT_FOUND = 404
+_NOT_ALLOWED = 405
+
+
+class MethodNotAllowed(TaskserverError):
+    """The address is there, the method is not."""
+
+    status = 405
+    code = 10005
+
+
+class BadRequest(InvalidArgument):
+    """The request as such is malformed."""
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make the application answer errors in the envelope."""
+    app.add_exception_handler(TaskserverError, _ours)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(PoolTimeoutError, _database)
+
+
+def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TaskserverError)
+    return failure(trace_of(request), error, _headers(error))
+
+
+def _headers(error: TaskserverError) -> Mapping[str, str]:
+    if isinstance(error, Unavailable):
+        return {"Retry-After": _RETRY_SECONDS}
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": 'Bearer realm="taskserver", Basic realm="taskserver", charset="UTF-8"'}
+    return {}
+
+
+def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = tuple(
+        SubError(
+            field=".".join(str(one) for one in item["loc"][1:]),
+            message=printable(item["msg"].removeprefix("Value error, ")),
+            rejected_value=None if item["type"] == "missing" else shortened(item["input"]),
+        )
+        for item in error.errors()
+    )
+    first = problems[0]
+    message = f"parameter {first.field} = {first.rejected_value!r}: {first.message}"
+    return _ours(request, InvalidArgument(message, target=first.field, sub_errors=problems))
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = printable(request.url.path)
+    if error.status_code == _NOT_FOUND:
+        return _ours(request, NotFound(f"there is nothing at {path}: /openapi.json lists the calls", target=path))
+    if error.status_code == _NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        refused = MethodNotAllowed(f"{request.method} is not possible at {path}: use {allowed}", target=path)
+        return failure(trace_of(request), refused, {"Allow": allowed})
+    return _ours(request, BadRequest(printable(str(error.detail))))
+
+
+def _database(request: Request, error: Exception) -> Response:
+    if isinstance(error, DBAPIError) and not is_outage(error):
+        raise error
+    return _ours(request, Unavailable("PostgreSQL does not answer; the call can be made again"))

@@ -1,0 +1,182 @@
+"""The parameters of calls: what each accepts, in words for people and in a schema for programs."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from schema.errors import InvalidArgument, SubError
+from schema.identity import SubtaskId, TaskId
+from schema.states import TaskState
+from taskserver.field_types import Moment, TaskType
+from taskserver.projection import Status, states_of
+from taskserver.queries.listing import SORT_COLUMNS, Order, TaskFilter
+from taskserver.views.base import BIGINT_MAX
+
+MAX_PAGE_SIZE = 2_000
+MAX_PAGE = 1_000_000_000
+MAX_STATUS_IDS = 1_000
+MAX_WAIT_SECONDS = 60
+_IDS = r"^[0-9]{1,19}(,[0-9]{1,19})*$"
+
+TaskPathId = Annotated[TaskId, Path(ge=1, le=BIGINT_MAX, description="The task's id.")]
+SubtaskPathId = Annotated[SubtaskId, Path(ge=1, le=BIGINT_MAX, description="The subtask's id.")]
+WaitSeconds = Annotated[
+    float,
+    Query(
+        alias="waitSeconds",
+        ge=0,
+        le=MAX_WAIT_SECONDS,
+        description="Hold the answer so long, until it differs from If-None-Match, or from now.",
+    ),
+]
+Until = Annotated[Literal["settled"] | None, Query(description="Wait for the end only, not for each change.")]
+StatusIds = Annotated[
+    list[Annotated[str, Field(pattern=_IDS)]],
+    Query(description=f"At most {MAX_STATUS_IDS} ids: a comma list, or repeated."),
+]
+
+
+def split_ids(ids: Sequence[str]) -> list[TaskId]:
+    """Return the ids of a comma list or a repeated parameter, each once.
+
+    Raises:
+        InvalidArgument: They are too many.
+
+    """
+    numbers = dict.fromkeys(TaskId(int(one)) for part in ids for one in part.split(","))
+    if len(numbers) > MAX_STATUS_IDS:
+        problem = SubError("ids", f"are {len(numbers)}, at most {MAX_STATUS_IDS} are answered: ask several times")
+        raise InvalidArgument(f"ids {problem.message}", sub_errors=(problem,))
+    return list(numbers)
+
+
+def _words(values: list[str]) -> list[str]:
+    words: list[str] = []
+    for value in values:
+        if value.lstrip().startswith("["):
+            words.extend(_json_words(value))
+        else:
+            words.extend(value.split(","))
+    return [word.strip().upper() for word in words if word.strip()]
+
+
+def _json_words(value: str) -> list[str]:
+    try:
+        words = json.loads(value)
+    except (ValueError, RecursionError):
+        words = None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError('is not a JSON array of words: give ["RUNNING", "FAILED"] or RUNNING,FAILED')
+    return words
+
+
+def _only(allowed: Sequence[str]) -> AfterValidator:
+    def check(values: list[str]) -> list[str]:
+        words = _words(values)
+        for word in words:
+            if word not in allowed:
+                raise ValueError(f"{word!r} is none of {', '.join(allowed)}")
+        return words
+
+    return AfterValidator(check)
+
+
+def _enum_schema(allowed: Sequence[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(allowed)}})
+
+
+def _orders(values: list[str]) -> list[str]:
+    for value in values:
+        field, _, direction = value.partition(",")
+        if field not in SORT_COLUMNS:
+            raise ValueError(f"{field!r} cannot be sorted by: use one of {', '.join(SORT_COLUMNS)}")
+        if direction.lower() not in {"", "asc", "desc"}:
+            raise ValueError(f"{direction!r} is no direction: use asc or desc")
+    return values
+
+
+def _plus_restored(value: object) -> object:
+    # In a query string a plus that was not escaped arrives as a space.
+    return re.sub(r" (\d\d:?\d\d)$", r"+\1", value) if isinstance(value, str) else value
+
+
+Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+BigInt = Annotated[int, Field(ge=-BIGINT_MAX - 1, le=BIGINT_MAX, json_schema_extra={"format": "int64"})]
+Time = Annotated[Moment, BeforeValidator(_plus_restored)]
+Statuses = Annotated[list[str], _only(list(Status)), _enum_schema(list(Status))]
+States = Annotated[list[str], _only(list(TaskState)), _enum_schema(list(TaskState))]
+Sorts = Annotated[
+    list[str],
+    AfterValidator(_orders),
+    WithJsonSchema(
+        {"type": "array", "items": {"type": "string", "pattern": f"^({'|'.join(SORT_COLUMNS)})(,(asc|desc))?$"}}
+    ),
+]
+
+
+class ListQuestion(BaseModel):
+    """Filters, order and page of the list of tasks."""
+
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True)
+
+    name: Text | None = Field(None, description="A part of the name, in any case.")
+    status: Statuses = Field([], description="RUNNING, FAILED, SUCCESSFUL: a comma list, repeated, or a JSON array.")
+    state: States = Field([], description="The stored states, written the same ways; finer than status.")
+    type: TaskType | None = Field(None, description="How the task came about.")
+    task_type: Text | None = Field(None, description="The name of the definition, or `inline`.")
+    cluster_name: Text | None = Field(None, description="A part of the cluster's name, in any case.")
+    cluter_name: Text | None = Field(None, description="The same, as the published manual spells it.")
+    cluster_id: BigInt | None = Field(None, description="The cluster's id.")
+    tenant_name: Text | None = Field(None, description="The tenant's name.")
+    tenant_id: BigInt | None = Field(None, description="The tenant's id.")
+    host_id: BigInt | None = Field(None, description="The host's id.")
+    creator: Text | None = Field(None, description="The name of the principal that submitted it.")
+    instance_id: BigInt | None = Field(None, description="The instance that the task is about.")
+    created_after: Time | None = Field(None, description="Created at this time or later.")
+    created_before: Time | None = Field(None, description="Created before this time.")
+    page: int = Field(1, ge=1, le=MAX_PAGE, description="From 1.")
+    size: int = Field(10, ge=1, le=MAX_PAGE_SIZE, description="Tasks on a page.")
+    sort: Sorts = Field([], description="`field,asc` or `field,desc`; repeatable. The default is `id,desc`.")
+
+    @property
+    def filter(self) -> TaskFilter:
+        """The filters."""
+        return TaskFilter(
+            name=self.name or None,
+            states=self._states(),
+            type=self.type,
+            task_type=self.task_type,
+            cluster_name=self.cluster_name or self.cluter_name or None,
+            cluster_id=self.cluster_id,
+            tenant_name=self.tenant_name,
+            tenant_id=self.tenant_id,
+            host_id=self.host_id,
+            creator=self.creator,
+            instance_id=self.instance_id,
+            created_after=self.created_after,
+            created_before=self.created_before,
+        )
+
+    @property
+    def order(self) -> list[Order]:
+        """The sort criteria."""
+        wanted = [one.partition(",") for one in self.sort or ["id,desc"]]
+        return [Order(field, descending=direction.lower() == "desc") for field, _, direction in wanted]
+
+    def _states(self) -> frozenset[TaskState] | None:
+        """Return what both filters allow; None where neither was given."""
+        allowed: frozenset[TaskState] | None = None
+        if self.status:
+            allowed = frozenset(state for word in self.status for state in states_of(Status(word)))
+        if self.state:
+            states = frozenset(TaskState(word) for word in self.state)
+            allowed = states if allowed is None else allowed & states
+        return allowed
+
+
+ListQuery = Annotated[ListQuestion, Query()]

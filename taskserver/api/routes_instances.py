@@ -1,0 +1,85 @@
+"""Tasks: list, submit, detail, plan, audit."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from taskserver import planner
+from taskserver.api.authentication import Submitter, Viewer
+from taskserver.api.bodies import parse_json, read_body
+from taskserver.api.documentation import ERRORS, PREFIX, json_body
+from taskserver.api.envelope import Envelope, answer, trace_of
+from taskserver.api.parameters import ListQuery, TaskPathId
+from taskserver.api.services import Served
+from taskserver.plan_view import plan_document
+from taskserver.queries.details import task_detail
+from taskserver.queries.listing import list_tasks
+from taskserver.queries.operations import task_operations
+from taskserver.queries.plans import task_graph
+from taskserver.submission import Submitter as SubmittedBy
+from taskserver.submission import submit_document
+from taskserver.views.tasks import Operations, Plan, Task, TaskPage
+
+router = APIRouter(prefix=f"{PREFIX}/instances", tags=["tasks"], responses=ERRORS)
+
+
+@router.get("", response_model=Envelope[TaskPage], summary="List tasks")
+def get_instances(request: Request, principal: Viewer, served: Served, question: ListQuery) -> Response:
+    """Return one page of the tasks of the caller's account, each with at most its first 1,000 subtasks."""
+    page = list_tasks(
+        served.engine,
+        question.filter,
+        account=principal.account,
+        order=question.order,
+        page=question.page,
+        size=question.size,
+    )
+    return answer(request, page)
+
+
+async def _body(request: Request, principal: Submitter, served: Served) -> bytes:  # noqa: ARG001 - refused before the body is read
+    return await read_body(request, most=served.limits.submission_bytes)
+
+
+@router.post(
+    "",
+    response_model=Envelope[Task],
+    status_code=201,
+    summary="Submit a task",
+    responses={200: {"model": Envelope[Task], "description": "The unsettled task of the same instance."}},
+    openapi_extra=json_body("Submission"),
+)
+def post_instances(
+    request: Request, principal: Submitter, served: Served, body: Annotated[bytes, Depends(_body)]
+) -> Response:
+    """Store a task and answer its detail. It is published once it is committed."""
+    trace = trace_of(request)
+    by = SubmittedBy(principal.name, principal.account, trace_id=trace.id, traceparent=trace.traceparent)
+    task, is_new = submit_document(served.engine, parse_json(body), by, limits=served.limits)
+    detail = task_detail(
+        served.engine, task, account=principal.account, silence_seconds=served.settings.dead_after_seconds
+    )
+    location = {"Location": f"{PREFIX}/instances/{task}"}
+    return answer(request, detail, status=201 if is_new else 200, headers=location)
+
+
+@router.get("/{task_id}", response_model=Envelope[Task], summary="Show a task")
+def get_instance(request: Request, principal: Viewer, served: Served, task_id: TaskPathId) -> Response:
+    """Return the task with all its subtasks in topological order."""
+    silence = served.settings.dead_after_seconds
+    return answer(request, task_detail(served.engine, task_id, account=principal.account, silence_seconds=silence))
+
+
+@router.get("/{task_id}/plan", response_model=Envelope[Plan], summary="Show the plan of a task")
+def get_plan(request: Request, principal: Viewer, served: Served, task_id: TaskPathId) -> Response:
+    """Return how the whole graph becomes Celery chains and chords, with the workers that live now."""
+    silence = served.settings.dead_after_seconds
+    graph = task_graph(served.engine, task_id, account=principal.account, silence_seconds=silence)
+    planned = planner.plan(graph.nodes, graph.edges, slots=graph.slots)
+    return answer(request, Plan.model_validate(plan_document(planned, graph.keys, graph.edges)))
+
+
+@router.get("/{task_id}/operations", response_model=Envelope[Operations], summary="Show who did what to a task")
+def get_operations(request: Request, principal: Viewer, served: Served, task_id: TaskPathId) -> Response:
+    """Return the verbs used on the task, oldest first."""
+    return answer(request, task_operations(served.engine, task_id, account=principal.account))

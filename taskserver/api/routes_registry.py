@@ -1,0 +1,24 @@
+"""Kinds and workers, as the workers registered them."""
+
+from fastapi import APIRouter, Request, Response
+
+from taskserver.api.authentication import Viewer
+from taskserver.api.documentation import ERRORS, PREFIX
+from taskserver.api.envelope import Envelope, answer
+from taskserver.api.services import Served
+from taskserver.queries.registry import known_workers, registered_kinds
+from taskserver.views.registry import Kinds, Workers
+
+router = APIRouter(prefix=PREFIX, tags=["registry"], responses=ERRORS)
+
+
+@router.get("/kinds", response_model=Envelope[Kinds], summary="List kinds")
+def get_kinds(request: Request, _principal: Viewer, served: Served) -> Response:
+    """Return every kind of work that workers have registered, with the schemas of its arguments and result."""
+    return answer(request, registered_kinds(served.engine))
+
+
+@router.get("/workers", response_model=Envelope[Workers], summary="List workers")
+def get_workers(request: Request, _principal: Viewer, served: Served) -> Response:
+    """Return the workers that live, or were heard of in the last hour."""
+    return answer(request, known_workers(served.engine, silence_seconds=served.settings.dead_after_seconds))

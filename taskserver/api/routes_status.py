@@ -1,0 +1,139 @@
+"""Status: cheap to poll, and can be waited for."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from schema.identity import TaskId
+from taskserver.api.authentication import Viewer
+from taskserver.api.documentation import ERRORS, NOT_MODIFIED, PREFIX
+from taskserver.api.envelope import Envelope, answer
+from taskserver.api.parameters import StatusIds, TaskPathId, Until, WaitSeconds, split_ids
+from taskserver.api.services import Served
+from taskserver.api.waiting import Watch
+from taskserver.projection import is_settled
+from taskserver.queries.details import no_task
+from taskserver.queries.status import Mark, task_statuses
+from taskserver.views.base import BIGINT_MAX
+from taskserver.views.tasks import TaskStatus, TaskStatuses
+
+router = APIRouter(prefix=f"{PREFIX}/instances", tags=["status"], responses={**ERRORS, **NOT_MODIFIED})
+
+Statuses = Mapping[TaskId, TaskStatus]
+IfNoneMatch = Annotated[str | None, Header(description="An ETag that the caller has already: 304 while it holds.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """How long to hold the answer, and for what."""
+
+    seconds: float
+    until_settled: bool
+    known: str | None
+
+    def is_over(self, first: Statuses, now: Statuses, tag: Callable[[Statuses], str]) -> bool:
+        if self.until_settled:
+            return all(is_settled(one.state) for one in now.values())
+        if self.known is not None:
+            return not _matches(self.known, tag(now))
+        return tag(first) != tag(now)
+
+
+@router.get("/status", response_model=Envelope[TaskStatuses], summary="Show the status of several tasks")
+async def get_statuses(
+    request: Request,
+    principal: Viewer,
+    served: Served,
+    ids: StatusIds,
+    *,
+    wait_seconds: WaitSeconds = 0,
+    until: Until = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Return the statuses of those tasks that are there, and the ids of those that are not."""
+    wanted = split_ids(ids)
+
+    def read() -> Statuses:
+        known = [one for one in wanted if one <= BIGINT_MAX]
+        return task_statuses(served.engine, known, account=principal.account)
+
+    def tag(statuses: Statuses) -> str:
+        numbers = ",".join(f"{id_}.{one.change_number}" for id_, one in sorted(statuses.items()))
+        return hashlib.sha256(numbers.encode()).hexdigest()[:32]
+
+    wait = _Wait(wait_seconds, until == "settled", if_none_match)
+    statuses = await _after_waiting(served.watch, read, tag, wait)
+    view = TaskStatuses(
+        contents=[statuses[one] for one in wanted if one in statuses],
+        missing=[one for one in wanted if one not in statuses],
+    )
+    return _tagged(request, view, tag(statuses), if_none_match)
+
+
+@router.get("/{task_id}/status", response_model=Envelope[TaskStatus], summary="Show the status of a task")
+async def get_status(
+    request: Request,
+    principal: Viewer,
+    served: Served,
+    task_id: TaskPathId,
+    *,
+    wait_seconds: WaitSeconds = 0,
+    until: Until = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Return the task's status; with waitSeconds when it changes, or settles."""
+
+    def read() -> Statuses:
+        statuses = task_statuses(served.engine, [task_id], account=principal.account)
+        if not statuses:
+            raise no_task(task_id)
+        return statuses
+
+    def tag(statuses: Statuses) -> str:
+        return str(statuses[task_id].change_number)
+
+    statuses = await _after_waiting(served.watch, read, tag, _Wait(wait_seconds, until == "settled", if_none_match))
+    return _tagged(request, statuses[task_id], tag(statuses), if_none_match)
+
+
+async def _after_waiting(
+    watch: Watch, read: Callable[[], Statuses], tag: Callable[[Statuses], str], wait: _Wait
+) -> Statuses:
+    """Return the statuses, at once or when what is waited for has happened or the time is over."""
+    first = await run_in_threadpool(read)
+    deadline = monotonic() + wait.seconds
+    if wait.seconds == 0 or not first or wait.is_over(first, first, tag):
+        return first
+    with watch.waiter(list(first), until_settled=wait.until_settled) as waiter:
+        while True:
+            waiter.changed.clear()  # before reading: what happens after it must not be forgotten
+            now = await run_in_threadpool(read)
+            left = deadline - monotonic()
+            if left <= 0 or watch.stopped or wait.is_over(first, now, tag):
+                return now
+            waiter.saw(_marks(list(first), now))
+            with anyio.move_on_after(left):
+                await waiter.changed.wait()
+
+
+def _marks(ids: Sequence[TaskId], statuses: Statuses) -> dict[TaskId, Mark | None]:
+    marks: dict[TaskId, Mark | None] = dict.fromkeys(ids)
+    return marks | {id_: Mark(one.change_number, is_settled(one.state)) for id_, one in statuses.items()}
+
+
+def _tagged(request: Request, view: TaskStatus | TaskStatuses, tag: str, known: str | None) -> Response:
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
+    if known is not None and _matches(known, tag):
+        return Response(status_code=304, headers=headers)
+    return answer(request, view, headers=headers)
+
+
+def _matches(known: str, tag: str) -> bool:
+    tags = {one.strip().removeprefix("W/").strip('"') for one in known.split(",")}
+    return tag in tags or "*" in tags

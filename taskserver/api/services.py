@@ -1,0 +1,40 @@
+"""What routes work with, made once by the composition root and found through the request; there are no globals."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from redis import Redis
+from sqlalchemy import Engine
+
+from schema.limits import Limits
+from schema.settings import Settings
+from taskserver.api.waiting import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The settings and the connections of one server process."""
+
+    settings: Settings
+    engine: Engine
+    redis: Redis
+    watch: Watch
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that the settings give."""
+        return Limits(
+            submission_bytes=self.settings.max_submission_bytes,
+            subtasks=self.settings.max_subtasks,
+            edges=self.settings.max_edges,
+            stored_bytes=self.settings.max_value_bytes,
+        )
+
+
+def _services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Served = Annotated[Services, Depends(_services_of)]
