@@ -1,15 +1,21 @@
 """Connections to PostgreSQL: the engine factory and the one way to open a transaction."""
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+import psycopg
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from schema.errors import Unavailable
 
+_REST_SECONDS = 2.0
 _SESSION_OPTIONS = " ".join(
     f"-c {name}={value}"
     for name, value in {
@@ -30,13 +36,12 @@ def make_engine(url: str, *, name: str, pool_size: int = 5) -> Engine:
         pool_size: The most connections this process holds.
 
     """
-    return create_engine(
+    engine = create_engine(
         url,
         poolclass=QueuePool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
-        pool_pre_ping=True,
         connect_args={
             "application_name": name,
             "options": _SESSION_OPTIONS,
@@ -47,6 +52,24 @@ def make_engine(url: str, *, name: str, pool_size: int = 5) -> Engine:
             "prepare_threshold": 2,
         },
     )
+    event.listen(engine, "checkin", _note_rest)
+    event.listen(engine, "checkout", _check_rested)
+    return engine
+
+
+def _note_rest(_connection: Any, record: Any) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _check_rested(connection: Any, record: Any, _proxy: Any) -> None:
+    """Ask a connection that rested for a while whether its server is still there, rather than at every use."""
+    if time.monotonic() - record.info.get("rests_since", math.inf) < _REST_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except psycopg.OperationalError as error:
+        raise DisconnectionError from error
 
 
 @contextmanager

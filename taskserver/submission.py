@@ -55,15 +55,12 @@ def submit(
     named = {one.kind for one in submission.subtasks or () if one.kind is not None}
     kinds = load_kinds(connection, named)
     expanded = expand(submission, kinds=kinds, limits=limits)
-    savepoint = connection.begin_nested()
     try:
         task = creation.create_task(connection, _new_task(expanded, submitter, kinds))
-    except DuplicateInstance as error:
-        savepoint.rollback()
+    except DuplicateInstance as error:  # found without an error in PostgreSQL: the transaction goes on
         if submission.on_duplicate != "return" or error.target is None:
             raise
         return TaskId(int(error.target)), False
-    savepoint.commit()
     return task, True
 
 

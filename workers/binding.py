@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
@@ -29,6 +29,8 @@ _NOTHING: Mapping[str, Any] = {}
 _NO_RESULT = Returned(None, len("null"))
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _MAX_PROBLEMS = 10
+# So that it is told, instead of being stored as null.
+_NAN_STAYS_NAN = ConfigDict(ser_json_inf_nan="constants")
 _REST = inspect.Parameter.VAR_KEYWORD
 _BARE_CONTEXT_NAMES = ("ctx", "context")
 _REFUSED = {
@@ -194,11 +196,20 @@ def _adapter(
     hint: Any, what: str, mode: Literal["validation", "serialization"]
 ) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(hint)
+        adapter = _type_adapter(hint)
         return adapter, adapter.json_schema(mode=mode)
     except PydanticUserError as error:
         reason = str(error).splitlines()[0]
         raise InvalidArgument(f"{what} have no JSON schema ({reason}): use types that JSON can carry") from error
+
+
+def _type_adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint, config=_NAN_STAYS_NAN)
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(hint)  # a model, which has a configuration of its own
 
 
 def _described(error: ValidationError) -> str:

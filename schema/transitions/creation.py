@@ -77,34 +77,35 @@ class NewTask:
 _OWN_COLUMNS = [one.name for one in fields(NewTask) if one.name not in {"subtasks", "arguments", "cluster", "tenant"}]
 _TASK = text(
     f"""
-INSERT INTO tasks ({", ".join(_OWN_COLUMNS)}, argument, cluster, tenant, subtask_count, deadline_at)
+WITH task AS (
+    INSERT INTO tasks ({", ".join(_OWN_COLUMNS)}, argument, cluster, tenant, subtask_count, deadline_at)
 VALUES ({", ".join(":" + name for name in _OWN_COLUMNS)}, :argument, CAST(:cluster AS jsonb), CAST(:tenant AS jsonb),
     :subtask_count,
     greatest(now(), CAST(:start_at AS timestamptz)) + CAST(:deadline_seconds AS double precision) * interval '1 second')
 ON CONFLICT (duplicate_key) WHERE duplicate_key IS NOT NULL DO NOTHING
-RETURNING id
+    RETURNING id
+)
+SELECT id, ARRAY(SELECT nextval('subtask_ids') FROM generate_series(1, :subtask_count)) AS ids FROM task
 """
 )
 _HOLDER = text("SELECT id FROM tasks WHERE duplicate_key = :duplicate_key")
-_IDS = text("SELECT nextval('subtask_ids') FROM generate_series(1, :count)")
-_SPECS = text(
-    """
-INSERT INTO subtask_specs (id, task_id, series_id, key, template_key, name, description, kind, queue, arguments,
-    from_keys, parallel_idx, timeout, max_attempts, backoff_seconds, has_rollback, prohibit_rollback, lost_is_failure)
-SELECT id, :task, series_id, key, template_key, name, description, kind, queue, arguments, from_keys, parallel_idx,
-    timeout, max_attempts, backoff_seconds, has_rollback, prohibit_rollback, lost_is_failure
-FROM json_to_recordset(CAST(:rows AS json)) AS r (
-    id bigint, series_id integer, key text, template_key text, name text, description text, kind text, queue text,
-    arguments jsonb, from_keys text[], parallel_idx integer, timeout double precision, max_attempts integer,
-    backoff_seconds double precision, has_rollback boolean, prohibit_rollback boolean, lost_is_failure boolean)
-"""
-)
 _SUBTASKS = text(
     """
+WITH new AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r (
+        id bigint, series_id integer, key text, template_key text, name text, description text, kind text, queue text,
+        arguments jsonb, from_keys text[], parallel_idx integer, timeout double precision, max_attempts integer,
+        backoff_seconds double precision, has_rollback boolean, prohibit_rollback boolean, lost_is_failure boolean,
+        pending_upstreams integer, isolated boolean, allow_failure boolean)
+), specs AS (
+    INSERT INTO subtask_specs (id, task_id, series_id, key, template_key, name, description, kind, queue, arguments,
+        from_keys, parallel_idx, timeout, max_attempts, backoff_seconds, has_rollback, prohibit_rollback, lost_is_failure)
+    SELECT id, :task, series_id, key, template_key, name, description, kind, queue, arguments, from_keys, parallel_idx,
+        timeout, max_attempts, backoff_seconds, has_rollback, prohibit_rollback, lost_is_failure
+    FROM new
+)
 INSERT INTO subtasks (id, task_id, pending_upstreams, isolated, allow_failure)
-SELECT id, :task, pending, isolated, allowed
-FROM unnest(CAST(:ids AS bigint[]), CAST(:pending AS integer[]), CAST(:isolated AS boolean[]),
-    CAST(:allowed AS boolean[])) AS r (id, pending, isolated, allowed)
+SELECT id, :task, pending_upstreams, isolated, allow_failure FROM new
 """
 )
 _EDGES = text(
@@ -115,10 +116,11 @@ FROM unnest(CAST(:upstreams AS bigint[]), CAST(:downstreams AS bigint[])) AS r (
 """
 )
 _PROGRESS = text(
-    """
+    f"""
+WITH woken AS (SELECT pg_notify('{progress.STARTABLE_CHANNEL}', CAST(:task AS text)))
 UPDATE task_progress SET pending = :count, startable = :startable, concurrency = :concurrency,
     open = coalesce(t.start_at <= now(), true), opens_at = CASE WHEN t.start_at > now() THEN t.start_at END
-FROM tasks AS t WHERE t.id = :task AND task_progress.id = t.id
+FROM tasks AS t, woken WHERE t.id = CAST(:task AS bigint) AND task_progress.id = t.id
 """
 )
 _ROWS_PER_STATEMENT = 10_000
@@ -133,48 +135,40 @@ def create_task(connection: Connection, task: NewTask) -> TaskId:
         DuplicateInstance: An unsettled task holds the same duplicate key; `target` is its id.
 
     """
-    task_id = _insert_task(connection, task)
-    ids = sorted(connection.execute(_IDS, {"count": len(task.subtasks)}).scalars())
+    task_id, ids = _insert_task(connection, task)
     for rows in _batches(zip(ids, task.subtasks, strict=True)):
-        connection.execute(_SPECS, {"task": task_id, "rows": json.dumps([_spec(*row) for row in rows])})
-        connection.execute(_SUBTASKS, {"task": task_id, **_hot_columns(rows)})
+        document = json.dumps([_row(*row) for row in rows])
+        connection.execute(_SUBTASKS, {"task": task_id, "rows": document})
     edges = ((ids[upstream], ids[one.series_id]) for one in task.subtasks for upstream in one.upstreams)
     for pairs in _batches(edges):
         upstreams, downstreams = zip(*pairs, strict=True)
         parameters = {"task": task_id, "upstreams": list(upstreams), "downstreams": list(downstreams)}
         connection.execute(_EDGES, parameters)
-    connection.execute(
-        _PROGRESS,
-        {
-            "task": task_id,
-            "count": len(ids),
-            "startable": sum(not one.upstreams for one in task.subtasks),
-            "concurrency": task.concurrency,
-        },
-    )
-    progress.wake_dispatcher(connection, task_id)
+    startable = sum(not one.upstreams for one in task.subtasks)
+    counters = {"task": task_id, "count": len(ids), "startable": startable, "concurrency": task.concurrency}
+    connection.execute(_PROGRESS, counters)
     return task_id
 
 
-def _insert_task(connection: Connection, task: NewTask) -> TaskId:
+def _insert_task(connection: Connection, task: NewTask) -> tuple[TaskId, list[int]]:
     parameters = {name: getattr(task, name) for name in _OWN_COLUMNS} | {
         "argument": json.dumps(task.arguments),
         "cluster": None if task.cluster is None else json.dumps(task.cluster),
         "tenant": None if task.tenant is None else json.dumps(task.tenant),
         "subtask_count": len(task.subtasks),
     }
-    task_id = connection.execute(_TASK, parameters).scalar_one_or_none()
-    if task_id is None:
+    row = connection.execute(_TASK, parameters).one_or_none()
+    if row is None:
         holder = connection.execute(_HOLDER, {"duplicate_key": task.duplicate_key}).scalar_one_or_none()
         raise DuplicateInstance(
             f"task {holder} of type {task.task_type} for instance {task.instance_id} has not settled;"
             ' wait for it, or submit with "onDuplicate": "return" or "allow"',
             target=str(holder),
         )
-    return TaskId(task_id)
+    return TaskId(row.id), sorted(row.ids)
 
 
-def _spec(subtask_id: int, subtask: NewSubtask) -> dict[str, Any]:
+def _row(subtask_id: int, subtask: NewSubtask) -> dict[str, Any]:
     return {
         "id": subtask_id,
         "series_id": subtask.series_id,
@@ -193,15 +187,9 @@ def _spec(subtask_id: int, subtask: NewSubtask) -> dict[str, Any]:
         "has_rollback": subtask.has_rollback,
         "prohibit_rollback": subtask.prohibit_rollback,
         "lost_is_failure": subtask.lost_is_failure,
-    }
-
-
-def _hot_columns(rows: Sequence[tuple[int, NewSubtask]]) -> dict[str, list[Any]]:
-    return {
-        "ids": [subtask_id for subtask_id, _ in rows],
-        "pending": [len(subtask.upstreams) for _, subtask in rows],
-        "isolated": [subtask.isolated for _, subtask in rows],
-        "allowed": [subtask.allow_failure for _, subtask in rows],
+        "pending_upstreams": len(subtask.upstreams),
+        "isolated": subtask.isolated,
+        "allow_failure": subtask.allow_failure,
     }
 
 

@@ -13,23 +13,19 @@ from sqlalchemy import Connection, text
 from schema.identity import SubtaskId, TaskId
 from schema.transitions import progress
 
-_STARTABLE = text(
+# Breadth first from what may start, each node once; LIMIT ends the walk early.
+_FRONTIER = text(
     """
-SELECT id FROM subtasks
-WHERE task_id = :task AND state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL
-    AND gate IS NULL AND (:all OR operation <> 'EXECUTE')
-ORDER BY id LIMIT :limit
-"""
-)
-
-# Breadth first, each node once; LIMIT ends the walk early.
-_AHEAD = text(
-    """
-WITH RECURSIVE ahead (id) AS (
-    SELECT unnest(CAST(:startable AS bigint[]))
+WITH RECURSIVE startable AS MATERIALIZED (
+    SELECT id FROM subtasks
+    WHERE task_id = :task AND state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL
+        AND gate IS NULL AND (:all OR operation <> 'EXECUTE')
+    ORDER BY id LIMIT :limit
+), ahead (id) AS (
+    SELECT id FROM startable
     UNION
     SELECT e.downstream_id FROM ahead AS a JOIN subtask_edges AS e ON e.upstream_id = a.id
-), near AS (SELECT id FROM ahead LIMIT :limit)
+), near AS (SELECT id FROM ahead LIMIT (SELECT count(*) FROM startable) + :ahead)
 SELECT s.id, d.queue, d.kind, d.series_id, s.isolated, s.pending_upstreams
 FROM near AS n JOIN subtasks AS s ON s.id = n.id JOIN subtask_specs AS d ON d.id = n.id
 WHERE s.state = 'PENDING' AND s.carrier IS NULL AND s.scheduled_at IS NULL AND s.gate IS NULL
@@ -70,12 +66,10 @@ def load_frontier(
         ahead: The most subtasks beyond those.
 
     """
-    parameters = {"task": task, "all": not only_named, "limit": limit}
-    startable = list(connection.execute(_STARTABLE, parameters).scalars())
-    if not startable:
-        return [], []
-    rows = connection.execute(_AHEAD, {"startable": startable, "limit": len(startable) + ahead}).mappings()
-    nodes = [Startable(**row) for row in rows]
+    parameters = {"task": task, "all": not only_named, "limit": limit, "ahead": ahead}
+    nodes = [Startable(**row) for row in connection.execute(_FRONTIER, parameters).mappings()]
+    if len(nodes) < 2:  # noqa: PLR2004 - one node has no edge to another
+        return nodes, []
     known = {node.id for node in nodes}
     edges = connection.execute(_EDGES, {"ids": sorted(known)}).all()
     return nodes, [(upstream, downstream) for upstream, downstream in edges if downstream in known]
@@ -124,12 +118,18 @@ def release(
     return released_at
 
 
-_FRAGMENTS = text("SELECT nextval('fragment_numbers') FROM generate_series(1, :count)")
+_NUMBERS = text(
+    """
+SELECT task_id AS task_hex, ARRAY(SELECT nextval('fragment_numbers') FROM generate_series(1, :count)) AS numbers
+FROM tasks WHERE id = :task
+"""
+)
 
 
-def draw_fragment_numbers(connection: Connection, count: int) -> list[int]:
-    """Return new fragment numbers, ascending."""
-    return sorted(connection.execute(_FRAGMENTS, {"count": count}).scalars())
+def draw_fragment_numbers(connection: Connection, task: TaskId, count: int) -> tuple[str, list[int]]:
+    """Return the task's hex id, which is the root of its messages, and new fragment numbers, ascending."""
+    row = connection.execute(_NUMBERS, {"task": task, "count": count}).one()
+    return row.task_hex, sorted(row.numbers)
 
 
 _DUE_TASKS = text(
@@ -208,11 +208,3 @@ def seconds_to_next_delay(connection: Connection) -> float | None:
     """Return how long until the next delayed subtask or task may start; None when none is delayed."""
     seconds = connection.execute(_NEXT_TIME).scalar_one()
     return None if seconds is None else max(0.0, float(seconds))
-
-
-_TASK_HEX = text("SELECT task_id FROM tasks WHERE id = :task")
-
-
-def task_hex(connection: Connection, task: TaskId) -> str:
-    """Return the task's hex id, which is the root of its messages."""
-    return str(connection.execute(_TASK_HEX, {"task": task}).scalar_one())

@@ -71,6 +71,7 @@ def create_app(settings: Settings, engine: Engine, redis: Redis) -> FastAPI:
     app.add_middleware(Tracing)
     for router in _ROUTERS:
         app.include_router(router)
+    app.state.calls = tuple(call for router in _ROUTERS for call in router.routes)
     return app
 
 

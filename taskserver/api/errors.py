@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from schema.database import is_outage
 from schema.errors import InvalidArgument, NotFound, SubError, TaskserverError, Unauthenticated, Unavailable
@@ -72,10 +73,20 @@ def _http(request: Request, error: Exception) -> Response:
     if error.status_code == _NOT_FOUND:
         return _ours(request, NotFound(f"there is nothing at {path}: /openapi.json lists the calls", target=path))
     if error.status_code == _NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(_allowed_methods(request))
         refused = MethodNotAllowed(f"{request.method} is not possible at {path}: use {allowed}", target=path)
         return failure(trace_of(request), refused, {"Allow": allowed})
     return _ours(request, BadRequest(printable(str(error.detail))))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes at the address; the framework names those of the first one only."""
+    methods: set[str] = set()
+    for route in request.app.state.calls:
+        match, _ = route.matches(request.scope)
+        if match is Match.PARTIAL:
+            methods |= route.methods
+    return sorted(methods)
 
 
 def _database(request: Request, error: Exception) -> Response:

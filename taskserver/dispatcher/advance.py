@@ -75,11 +75,10 @@ class Advancer:
     ) -> list[Publication]:
         if not chosen:
             return []
-        numbers = releases.draw_fragment_numbers(connection, len(chosen))
+        task_hex, numbers = releases.draw_fragment_numbers(connection, task, len(chosen))
         carriers = [_carriers(fragment, number) for fragment, number in zip(chosen, numbers, strict=True)]
         carried = [(SubtaskId(one), number) for each in carriers for ids, number in each.items() for one in ids]
         released_at = releases.release(connection, task, carried, executor=self._executor)
-        task_hex = releases.task_hex(connection, task)
         by_id: dict[int, Startable] = {node.id: node for node in nodes}
         return [
             Publication(task, task_hex, released_at, fragment, each, by_id)

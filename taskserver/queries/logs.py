@@ -83,7 +83,7 @@ FROM tasks AS t LEFT JOIN LATERAL (
     ), measured AS (
         SELECT e.*, sum(e.bytes) OVER ({window}) - e.bytes AS bytes_before, count(*) OVER () AS entries
         FROM entries AS e
-        WHERE :attempt IS NULL OR e.claim IN (SELECT claim FROM attempts WHERE attempt = :attempt)
+        WHERE CAST(:attempt AS integer) IS NULL OR e.claim IN (SELECT claim FROM attempts WHERE attempt = :attempt)
     )
     SELECT m.claim, m.sequence, c.text, a.operation, coalesce(a.started_at, m.written_at) AS started_at, m.entries
     FROM measured AS m LEFT JOIN chunks AS c ON c.claim = m.claim AND c.sequence = m.sequence

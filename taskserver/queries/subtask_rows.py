@@ -66,8 +66,8 @@ SUBTASK_TABLES = """subtask_specs AS d JOIN subtasks AS s ON s.id = d.id
         LEFT JOIN subtask_results AS r ON r.subtask_id = d.id
         LEFT JOIN LATERAL (
             SELECT a.error_type, a.error_message, a.error_line FROM subtask_attempts AS a
-            WHERE a.subtask_id = d.id ORDER BY a.claim DESC LIMIT 1
-        ) AS e ON s.state = 'FAILED'"""
+            WHERE a.subtask_id = d.id AND s.state = 'FAILED' ORDER BY a.claim DESC LIMIT 1
+        ) AS e ON true"""
 TASK_FACTS = """t.task_id, t.created_at, t.state, t.duplicate_of, p.open, p.opens_at, p.failed, p.allowed, p.concurrency,
     p.ready, p.running, p.canceling, ARRAY(
         SELECT DISTINCT queue FROM workers, unnest(queues) AS queue

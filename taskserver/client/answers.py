@@ -1,0 +1,138 @@
+"""What the client returns: the members that programs read most, typed, and beside them the document as it came.
+
+A newer server may answer more members than these; they are in `document`, never an error.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from schema.states import SETTLED_TASK_STATES, SubtaskState, TaskState
+
+Document = Mapping[str, Any]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+    document: Document = Field(default_factory=dict, exclude=True, repr=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        """Read a document of the server."""
+        return cls.model_validate({**document, "document": document})
+
+
+class _Task(_Answer):
+    id: int
+    task_id: str
+    state: TaskState
+    progress: Mapping[SubtaskState, int]
+    change_number: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether only a verb can make the task go on."""
+        return self.state in SETTLED_TASK_STATES
+
+    @property
+    def is_successful(self) -> bool:
+        """Whether every subtask ended well."""
+        return self.state is TaskState.SUCCESSFUL
+
+    @property
+    def total(self) -> int:
+        """How many subtasks there are."""
+        return sum(self.progress.values())
+
+    def count(self, state: SubtaskState) -> int:
+        """Return how many subtasks are in a state."""
+        return self.progress.get(state, 0)
+
+
+class TaskStatus(_Task):
+    """What polling answers."""
+
+
+class Failure(_Answer):
+    """Why something failed."""
+
+    type: str | None = None
+    message: str | None = None
+    subtask: str | None = None
+
+
+class WaitReason(_Answer):
+    """Why a subtask has not begun."""
+
+    type: str
+    detail: str = ""
+
+
+class Subtask(_Answer):
+    """A subtask of a task's detail."""
+
+    id: int
+    key: str
+    kind: str | None = None
+    status: SubtaskState
+    attempt: int = 0
+    max_attempts: int = 1
+    parallel_idx: int = -1
+    error: Failure | None = None
+    wait_reason: WaitReason | None = None
+    result: Any = None
+
+
+class TaskSummary(_Task):
+    """A task in a list."""
+
+    name: str
+    create_time: str | None = None
+    finish_time: str | None = None
+    error: Failure | None = None
+
+
+class TaskDetail(TaskSummary):
+    """A task with its subtasks in topological order."""
+
+    subtasks: Sequence[Subtask] = ()
+
+    def subtask(self, key: str) -> Subtask | None:
+        """Return the subtask of that key, if there is one."""
+        return next((one for one in self.subtasks if one.key == key), None)
+
+
+class PageNumbers(_Answer):
+    """Where in a list the answer is."""
+
+    total_elements: int
+    total_pages: int
+    number: int
+    size: int
+
+
+class Page(_Answer):
+    """One page of tasks."""
+
+    contents: Sequence[TaskSummary]
+    page: PageNumbers
+
+
+class LogPart(_Answer):
+    """A part of a subtask's log; `cursor` goes on from its end."""
+
+    log: str
+    cursor: str
+    more: bool = False
+
+
+class Principal(_Answer):
+    """Who may use the API; the token is there only when it has just been made."""
+
+    name: str
+    role: str
+    account: str
+    token: str | None = None

@@ -1,0 +1,152 @@
+"""The server process: API, dispatcher and listener on one engine, until a signal ends it.
+
+The composition root of `taskserver server`. Several may run on the same database and broker; they need no leader. On
+SIGTERM long polls are answered, requests under way end, and only then do the threads behind them stop.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from schema.celeryapp import make_celery, make_redis
+from schema.database import make_engine
+from schema.errors import Conflict, Unavailable
+from schema.migration import head_revision
+from schema.settings import Settings
+from schema.transitions.progress import STARTABLE_CHANNEL
+from taskserver.api.app import create_app
+from taskserver.dispatcher.loop import Dispatcher
+from taskserver.listening import Listener
+from taskserver.principals import bootstrap_admin
+from taskserver.queries.health import database_revision
+from taskserver.supervision.supervisor import interrupted_by_signals
+
+_SHUTDOWN_SECONDS = 5  # for requests under way
+_BACKLOG = 1024
+
+
+class AddressInUse(Conflict):
+    """Another process listens there."""
+
+
+class NotMigrated(Unavailable):
+    """The database has another schema than this version needs."""
+
+
+def serve(settings: Settings, *, host: str, port: int, port_file: Path | None = None) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Args:
+        settings: Must name database, broker and secret key.
+        host: The address to listen on.
+        port: 0 takes any free one.
+        port_file: Told the port; with port 0 a server that is started again takes the same one.
+
+    Raises:
+        AddressInUse: The port is taken.
+        NotMigrated: `taskserver migrate` has not been run.
+        Unavailable: PostgreSQL does not answer.
+
+    """
+    with interrupted_by_signals(), listening(host, port, port_file) as listener:
+        engine = make_engine(settings.require_database(), name="taskserver-server", pool_size=settings.database_pool)
+        try:
+            _require_migrated(engine)
+            bootstrap_admin(engine, settings)
+            _run(settings, engine, listener)
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def listening(host: str, port: int, port_file: Path | None = None) -> Iterator[socket.socket]:
+    """Bind the address for the block; connections are accepted once a server runs on the socket.
+
+    Raises:
+        AddressInUse: The port is taken, or the host is not one of this machine's.
+
+    """
+    wanted = port or _noted_port(port_file)
+    try:
+        bound = _bind(host, wanted)
+    except OSError as error:
+        raise AddressInUse(
+            f"cannot listen on {host}:{wanted} ({error.strerror or error}): choose another --port or --host, or end what uses it",
+            target=f"{host}:{wanted}",
+        ) from error
+    with bound:
+        if port_file is not None:
+            fresh = port_file.with_suffix(".new")
+            fresh.write_text(f"{bound.getsockname()[1]}\n")
+            fresh.replace(port_file)
+        yield bound
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _noted_port(port_file: Path | None) -> int:
+    if port_file is None or not port_file.exists():
+        return 0
+    noted = port_file.read_text().strip()
+    return int(noted) if noted.isdecimal() else 0
+
+
+def _require_migrated(engine: Engine) -> None:
+    revision, needed = database_revision(engine), head_revision()
+    if revision != needed:
+        raise NotMigrated(
+            f"the database is at revision {revision or 'none'}, this version needs {needed}: run `taskserver migrate`"
+        )
+
+
+def _run(settings: Settings, engine: Engine, listener: socket.socket) -> None:
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    with ExitStack() as running:
+        redis = running.enter_context(make_redis(settings))
+        dispatcher = Dispatcher(engine, make_celery(settings), redis, settings, name=name)
+        startable = Listener(settings.require_database(), {STARTABLE_CHANNEL: lambda _: dispatcher.wake()})
+        app = create_app(settings, engine, redis)
+        dispatcher.start()
+        running.callback(dispatcher.stop)
+        startable.start()
+        running.callback(startable.stop)
+        _http_server(app).run(sockets=[listener])
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn, which else would wait for the long polls to end by themselves."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.services.watch.stop_waiting()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+
+def _http_server(app: FastAPI) -> uvicorn.Server:
+    return _HttpServer(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            server_header=False,
+        )
+    )

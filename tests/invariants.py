@@ -1,0 +1,179 @@
+"""What must hold in every committed snapshot, read from the tables alone: shares no code with the product.
+
+Each entry is a promise and a query for what breaks it. `assert_invariants` runs them all in one snapshot.
+"""
+
+from sqlalchemy import Engine, text
+
+_SATISFIED = "(u.state = 'SUCCESSFUL' OR (u.state = 'FAILED' AND u.allow_failure))"
+_FAILING = "EXISTS (SELECT FROM subtasks f WHERE f.task_id = t.id AND f.state = 'FAILED' AND NOT f.allow_failure)"
+_SETTLED = "('FAILED', 'REVOKED', 'SUCCESSFUL', 'ROLLED_BACK')"
+
+PROMISES = {
+    "the counters of a task equal its subtasks by state": """
+        SELECT p.id, p.pending, p.ready, p.running, p.canceling, p.failed, p.successful, p.allowed, c.*
+        FROM task_progress p LEFT JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE state = 'PENDING') AS n_pending,
+                count(*) FILTER (WHERE state = 'READY') AS n_ready,
+                count(*) FILTER (WHERE state = 'RUNNING') AS n_running,
+                count(*) FILTER (WHERE state = 'CANCELING') AS n_canceling,
+                count(*) FILTER (WHERE state = 'FAILED') AS n_failed,
+                count(*) FILTER (WHERE state = 'SUCCESSFUL') AS n_successful,
+                count(*) FILTER (WHERE state = 'FAILED' AND allow_failure) AS n_allowed
+            FROM subtasks WHERE task_id = p.id
+        ) c ON true
+        WHERE (p.pending, p.ready, p.running, p.canceling, p.failed, p.successful, p.allowed) IS DISTINCT FROM
+            (c.n_pending, c.n_ready, c.n_running, c.n_canceling, c.n_failed, c.n_successful, c.n_allowed)
+    """,
+    "`startable` counts what nothing but a dispatcher holds back": """
+        SELECT p.id, p.startable, c.n FROM task_progress p JOIN LATERAL (
+            SELECT count(*) AS n FROM subtasks WHERE task_id = p.id AND state = 'PENDING' AND pending_upstreams = 0
+                AND carrier IS NULL AND scheduled_at IS NULL AND gate IS NULL
+        ) c ON true WHERE p.startable <> c.n
+    """,
+    "`pending_upstreams` counts the upstreams that are not done": f"""
+        SELECT s.task_id, s.id, s.state, s.pending_upstreams, c.n FROM subtasks s JOIN tasks t ON t.id = s.task_id
+        JOIN LATERAL (
+            SELECT count(*) AS n FROM subtask_edges e JOIN subtasks u ON u.id = e.upstream_id
+            WHERE e.downstream_id = s.id AND NOT {_SATISFIED}
+        ) c ON true WHERE s.pending_upstreams <> c.n AND t.operation <> 'ROLLBACK'
+    """,
+    "what is READY has a carrier and a time of release": """
+        SELECT id FROM subtasks WHERE state = 'READY' AND (carrier IS NULL OR released_at IS NULL)
+    """,
+    "a claim is held by what runs, and by nothing else": """
+        SELECT id, state, claim, process FROM subtasks
+        WHERE (state IN ('RUNNING', 'CANCELING')) <> (claim IS NOT NULL)
+            OR (state IN ('RUNNING', 'CANCELING')) <> (process IS NOT NULL)
+            OR (state IN ('RUNNING', 'CANCELING') AND (started_at IS NULL OR attempted_at IS NULL OR attempt < 1))
+    """,
+    "nothing is released, runs or has run before its upstreams are done": f"""
+        SELECT s.id, s.state, u.id AS upstream, u.state AS upstream_state
+        FROM subtasks s JOIN tasks t ON t.id = s.task_id
+        JOIN subtask_edges e ON e.downstream_id = s.id JOIN subtasks u ON u.id = e.upstream_id
+        WHERE NOT {_SATISFIED} AND t.operation <> 'ROLLBACK'
+            AND (s.state IN ('READY', 'RUNNING', 'CANCELING') OR (s.state IN ('FAILED', 'SUCCESSFUL') AND s.attempt > 0))
+    """,
+    "no attempt began before the last attempts of its upstreams had ended": """
+        SELECT a.subtask_id, a.started_at, b.subtask_id AS upstream, b.finished_at
+        FROM subtask_attempts a JOIN subtask_edges e ON e.downstream_id = a.subtask_id
+        JOIN subtasks u ON u.id = e.upstream_id
+        JOIN subtask_attempts b ON b.subtask_id = u.id AND b.attempt = u.attempt
+        WHERE a.started_at < b.finished_at AND a.operation = 'EXECUTE' AND b.operation = 'EXECUTE'
+    """,
+    "nothing runs that began before the last attempts of its upstreams had ended": """
+        SELECT s.id, s.started_at, b.subtask_id AS upstream, b.finished_at
+        FROM subtasks s JOIN subtask_edges e ON e.downstream_id = s.id JOIN subtasks u ON u.id = e.upstream_id
+        JOIN subtask_attempts b ON b.subtask_id = u.id AND b.attempt = u.attempt
+        WHERE s.state IN ('RUNNING', 'CANCELING') AND s.operation = 'EXECUTE' AND s.started_at < b.finished_at
+    """,
+    "each (subtask, claim) has at most one attempt, each attempt number too": """
+        SELECT subtask_id, attempt, count(*) FROM subtask_attempts GROUP BY subtask_id, attempt HAVING count(*) > 1
+        UNION ALL
+        SELECT subtask_id, claim, count(*) FROM subtask_attempts GROUP BY subtask_id, claim HAVING count(*) > 1
+        UNION ALL
+        SELECT s.id, s.claim, 2 FROM subtasks s JOIN subtask_attempts a ON a.subtask_id = s.id AND a.claim = s.claim
+    """,
+    "every attempt that was not handed back is in the history": """
+        SELECT s.id, s.state, s.attempt, c.n, c.greatest FROM subtasks s JOIN LATERAL (
+            SELECT count(*) AS n, coalesce(max(attempt), 0) AS greatest FROM subtask_attempts WHERE subtask_id = s.id
+        ) c ON true
+        WHERE c.n <> s.attempt - (s.state IN ('RUNNING', 'CANCELING'))::int OR c.greatest <> c.n
+    """,
+    "failures counts the attempts that a handler lost, starts all of them": """
+        SELECT s.id, s.failures, c.n, s.starts, s.attempt FROM subtasks s JOIN LATERAL (
+            SELECT count(*) AS n FROM subtask_attempts
+            WHERE subtask_id = s.id AND (outcome = 'FAILED' OR (outcome = 'CANCELED' AND error_type <> 'worker_lost'))
+        ) c ON true
+        WHERE s.operation = 'EXECUTE' AND (s.failures <> c.n OR s.starts <> s.attempt)
+    """,
+    "the last attempt tells how a subtask ended": """
+        SELECT s.id, s.state, s.operation, a.outcome FROM subtasks s
+        LEFT JOIN subtask_attempts a ON a.subtask_id = s.id AND a.attempt = s.attempt
+        WHERE s.attempt > 0 AND s.operation <> 'SKIP' AND (
+            (s.state = 'SUCCESSFUL' AND a.outcome IS DISTINCT FROM 'SUCCESSFUL')
+            OR (s.state = 'FAILED' AND s.operation = 'CANCEL' AND a.outcome IS DISTINCT FROM 'CANCELED')
+            OR (s.state = 'FAILED' AND s.operation <> 'CANCEL' AND coalesce(a.outcome, '') NOT IN ('FAILED', 'LOST'))
+            OR (s.state = 'PENDING' AND s.operation IN ('EXECUTE', 'RETRY') AND a.outcome = 'SUCCESSFUL'))
+    """,
+    "what has ended has a time of its end, what has not has none": """
+        SELECT id, state, finalized_at FROM subtasks
+        WHERE (state IN ('FAILED', 'SUCCESSFUL')) <> (finalized_at IS NOT NULL)
+    """,
+    "in a settled task nothing is out, and nothing may start": f"""
+        SELECT t.id, t.state, p.open, p.ready, p.running, p.canceling FROM tasks t JOIN task_progress p ON p.id = t.id
+        WHERE t.state IN {_SETTLED} AND (p.open OR p.ready + p.running + p.canceling > 0)
+    """,
+    "a task is SUCCESSFUL when and only when all have ended well or as allowed": f"""
+        SELECT t.id, t.state FROM tasks t WHERE t.subtask_count > 0 AND t.operation <> 'ROLLBACK'
+            AND t.state IN ('CREATED', 'RUNNING', 'SUSPENDED', 'SUCCESSFUL') AND (t.state = 'SUCCESSFUL') <> (
+                NOT {_FAILING}
+                AND NOT EXISTS (SELECT FROM subtasks s WHERE s.task_id = t.id AND s.state NOT IN ('SUCCESSFUL', 'FAILED')))
+    """,
+    "a task is FAILED as soon as one has failed and nothing is at work, and then only": f"""
+        SELECT t.id, t.state FROM tasks t WHERE t.subtask_count > 0 AND t.operation NOT IN ('ROLLBACK', 'CANCEL')
+            AND t.state IN ('CREATED', 'RUNNING', 'SUSPENDED', 'FAILED') AND (t.state = 'FAILED') <> (
+                {_FAILING} AND NOT EXISTS (SELECT FROM subtasks s WHERE s.task_id = t.id AND (
+                    s.state IN ('READY', 'RUNNING', 'CANCELING')
+                    OR (s.state = 'PENDING' AND s.operation <> 'EXECUTE' AND s.pending_upstreams = 0))))
+    """,
+    "while a task is failing, nothing with operation EXECUTE is out or will be carried": f"""
+        SELECT s.id, s.state, s.carrier FROM subtasks s JOIN tasks t ON t.id = s.task_id
+        WHERE {_FAILING} AND s.operation = 'EXECUTE'
+            AND (s.state = 'READY' OR (s.state = 'PENDING' AND s.carrier IS NOT NULL))
+    """,
+    "a task that has not started has nothing out": """
+        SELECT t.id FROM tasks t JOIN task_progress p ON p.id = t.id
+        WHERE t.state = 'CREATED' AND p.ready + p.running + p.canceling > 0
+    """,
+    "no more run at once than the task's limit": """
+        SELECT id, running, canceling, concurrency FROM task_progress WHERE running + canceling > concurrency
+    """,
+    "the published status follows the state": """
+        SELECT id, state, status FROM tasks WHERE status <> CASE state
+            WHEN 'CREATED' THEN 0 WHEN 'RUNNING' THEN 1 WHEN 'SUSPENDED' THEN 1 WHEN 'SUCCESSFUL' THEN 2 ELSE 3 END
+    """,
+    "every task has its history, which agrees with it": """
+        SELECT t.id, t.state, h.state AS history, h.error FROM tasks t LEFT JOIN sync_history h ON h.task_id = t.id
+        WHERE (h.state, h.task_hex, h.account, h.task_type, h.extra, h.creator, h.error) IS DISTINCT FROM
+            (t.state, t.task_id, t.account, t.task_type, t.extra, t.creator, t.error)
+    """,
+    "a failed task says what failed; another has no error": """
+        SELECT id, state, error FROM tasks
+        WHERE (state = 'FAILED' AND error IS NULL) OR (state IN ('SUCCESSFUL', 'RUNNING') AND error IS NOT NULL)
+    """,
+    "a settled task has freed its duplicate key": f"""
+        SELECT id, state, duplicate_key FROM tasks WHERE state IN {_SETTLED} AND duplicate_key IS NOT NULL
+    """,
+    "every task has its progress, every subtask its specification, and none is missing": """
+        SELECT t.id, t.subtask_count, c.subtasks, c.specs FROM tasks t LEFT JOIN task_progress p ON p.id = t.id
+        JOIN LATERAL (
+            SELECT (SELECT count(*) FROM subtasks WHERE task_id = t.id) AS subtasks,
+                (SELECT count(*) FROM subtasks s JOIN subtask_specs d ON d.id = s.id AND d.task_id = s.task_id
+                    WHERE s.task_id = t.id) AS specs
+        ) c ON true
+        WHERE p.id IS NULL OR c.subtasks <> c.specs OR (t.subtask_count IS NOT NULL AND c.subtasks <> t.subtask_count)
+    """,
+    "what a subtask returned is there only where it has been successful": """
+        SELECT r.subtask_id FROM subtask_results r WHERE NOT EXISTS (
+            SELECT FROM subtask_attempts a WHERE a.subtask_id = r.subtask_id AND a.outcome = 'SUCCESSFUL')
+            AND NOT EXISTS (SELECT FROM subtask_signals g WHERE g.subtask_id = r.subtask_id)
+    """,
+}
+
+
+def violations(engine: Engine) -> list[str]:
+    """Return every broken promise with the rows that break it."""
+    snapshot = engine.connect().execution_options(isolation_level="REPEATABLE READ")
+    with snapshot as connection:
+        return [
+            f"{promise}: {dict(row)}"
+            for promise, query in PROMISES.items()
+            for row in connection.execute(text(query)).mappings()
+        ]
+
+
+def assert_invariants(engine: Engine) -> None:
+    """Fail with every broken promise."""
+    broken = violations(engine)
+    assert not broken, "\n".join(broken)
