@@ -128,8 +128,8 @@ def _check_database(settings: Settings, engine: Engine) -> Iterator[Finding]:
         yield Finding("database", ok=False, detail=detail, cure=cure, address=address)
         return
     is_new = major >= OLDEST_POSTGRES
-    cure = None if is_new else f"use PostgreSQL {OLDEST_POSTGRES} or newer"
-    yield Finding("database", ok=is_new, detail=f"PostgreSQL {major}", cure=cure, address=address)
+    upgrade = None if is_new else f"use PostgreSQL {OLDEST_POSTGRES} or newer"
+    yield Finding("database", ok=is_new, detail=f"PostgreSQL {major}", cure=upgrade, address=address)
     migrations = _check_migrations(engine)
     yield migrations
     if migrations.ok:

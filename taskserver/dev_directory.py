@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
+from schema.settings import Settings
+
 
 @dataclass(frozen=True, slots=True)
 class DevDirectory:
@@ -95,3 +99,20 @@ def _content(path: Path) -> str | None:
         return path.read_text().strip() or None
     except FileNotFoundError:
         return None
+
+
+def settings_of_dev(settings: Settings, directory: Path | None) -> Settings:
+    """Return the settings that lead to the servers of a running `dev`.
+
+    The settings as they are where they name a server themselves and no directory is given, or where no dev runs.
+    """
+    if directory is None and (settings.database_url is not None or settings.redis_url is not None):
+        return settings
+    environment = DevDirectory(directory or settings.data).environment
+    secret = {
+        name: SecretStr(environment[f"TASKSERVER_{name.upper()}"])
+        for name in ("database_url", "redis_url", "secret_key")
+        if f"TASKSERVER_{name.upper()}" in environment
+    }
+    handlers = tuple(word for word in environment.get("TASKSERVER_HANDLERS", "").split(",") if word)
+    return settings.model_copy(update={**secret, "handlers": handlers or settings.handlers})

@@ -87,7 +87,7 @@ class Tokens:
         except (binascii.Error, ValueError):
             return None
         serial = parts[2]
-        well_formed = serial.isascii() and serial.isdigit() and len(serial) < len(str(2**31))
+        well_formed = serial.isascii() and serial.isdigit() and len(serial) <= len(str(2**31))
         return name if well_formed and _same(token, self.token(name, int(serial))) else None
 
     def belongs_to(self, token: str, principal: PrincipalRow) -> bool:

@@ -45,7 +45,7 @@ class capturing:  # noqa: N801 - reads as a statement: with capturing(sink)
 
 
 def is_outside_attempts(_record: logging.LogRecord) -> bool:
-    """Tell whether no attempt runs here; a filter that keeps what handlers log off the worker's own console."""
+    """Tell whether no attempt runs here; the filter that keeps what handlers log off the worker's own console."""
     sink = _sink.get()
     return sink is None or sink.is_closed
 
@@ -66,13 +66,15 @@ class Capture:
         self._before: tuple[TextIO, TextIO, int] | None = None
 
     def install(self) -> None:
-        """Put the stand-ins in place; records from the level on are let through to handlers of the root logger."""
+        """Put the stand-ins in place; from now on handlers' records of the level and above go to their attempts only."""
         if self._before is not None:
             return
         root = logging.getLogger()
         self._before = (sys.stdout, sys.stderr, root.level)
         sys.stdout = _RoutedStream(sys.stdout, "stdout")
         sys.stderr = _RoutedStream(sys.stderr, "stderr")
+        for handler in root.handlers:
+            handler.addFilter(is_outside_attempts)
         root.addHandler(self._handler)
         root.setLevel(min(root.level, self._level))
         threading.Thread.start = _start_within_attempt  # type: ignore[method-assign, assignment]
@@ -84,6 +86,8 @@ class Capture:
         root = logging.getLogger()
         sys.stdout, sys.stderr, level = self._before
         root.removeHandler(self._handler)
+        for handler in root.handlers:
+            handler.removeFilter(is_outside_attempts)
         root.setLevel(level)
         threading.Thread.start = _START  # type: ignore[method-assign]
         self._before = None

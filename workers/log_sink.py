@@ -114,6 +114,8 @@ class LogSink:
         with self._lock:
             if not self._closed:
                 self._end_pieces()
+                if self._text is not None:
+                    self._text.seal()
                 self._closed = True
 
     @property

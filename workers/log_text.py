@@ -46,7 +46,7 @@ class LogText:
         """Take storable text."""
         for piece, size in _pieces(text, self._chunk_bytes):
             if self._open_size + size > self._chunk_bytes:
-                self._seal()
+                self.seal()
             lines = piece.count("\n")
             self._open.write(piece)
             self._open_size += size
@@ -60,36 +60,7 @@ class LogText:
         if not self._ends_with_newline:
             self.append("\n")
 
-    def take_head(self) -> list[str]:
-        """Return the chunks of the head that were not returned before."""
-        if self._tail is None:
-            self._seal()
-        taken, self._head = self._head, []
-        return taken
-
-    def take_all(self) -> list[str]:
-        """Return everything not returned before: the rest of the head, the word about the cut, the tail."""
-        self._seal()
-        taken = self.take_head()
-        if self._cut_size and not self._cut_is_said:
-            start = "" if self._head_ends_with_newline else "\n"
-            taken.append(f"{start}[{self._cut_size} bytes of this log were left out here: it is over its limit]\n")
-            self._cut_is_said = True
-        taken += [chunk.text for chunk in self._tail or ()]
-        self._tail = deque() if self._tail is not None else None
-        self._tail_size = 0
-        return taken
-
-    def stored_line(self, line: int) -> int | None:
-        """Return as which line, from 1 on, the given one (from 0 on) stands in what is kept; None if it was cut."""
-        if line < self._head_lines or not self._cut_size:
-            return line + 1
-        if line < self._head_lines + self._cut_lines:
-            return None
-        cut_line = 1 if self._head_ends_with_newline else 2
-        return line - self._cut_lines + cut_line + 1
-
-    def _seal(self) -> None:
+    def seal(self) -> None:
         """End the open chunk and put it where it belongs; forget the oldest of the tail where that is too much."""
         if not self._open_size:
             return
@@ -110,6 +81,35 @@ class LogText:
             self._tail_size -= oldest.size
             self._cut_size += oldest.size
             self._cut_lines += oldest.lines
+
+    def take_head(self) -> list[str]:
+        """Return the chunks of the head that were not returned before."""
+        if self._tail is None:
+            self.seal()
+        taken, self._head = self._head, []
+        return taken
+
+    def take_all(self) -> list[str]:
+        """Return everything not returned before: the rest of the head, the word about the cut, the tail."""
+        self.seal()
+        taken = self.take_head()
+        if self._cut_size and not self._cut_is_said:
+            start = "" if self._head_ends_with_newline else "\n"
+            taken.append(f"{start}[{self._cut_size} bytes of this log were left out here: it is over its limit]\n")
+            self._cut_is_said = True
+        taken += [chunk.text for chunk in self._tail or ()]
+        self._tail = deque() if self._tail is not None else None
+        self._tail_size = 0
+        return taken
+
+    def stored_line(self, line: int) -> int | None:
+        """Return as which line, from 1 on, the given one (from 0 on) stands in what is kept; None if it was cut."""
+        if line < self._head_lines or not self._cut_size:
+            return line + 1
+        if line < self._head_lines + self._cut_lines:
+            return None
+        cut_line = 1 if self._head_ends_with_newline else 2
+        return line - self._cut_lines + cut_line + 1
 
 
 def _pieces(text: str, chunk_bytes: int) -> Iterator[tuple[str, int]]:

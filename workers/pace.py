@@ -2,6 +2,7 @@
 
 _NEWEST_WEIGHT = 0.2
 _MOST = 500
+_MUCH = 3.0
 
 
 class Pace:
@@ -10,6 +11,7 @@ class Pace:
     def __init__(self, batch_seconds: float) -> None:
         self._batch_seconds = batch_seconds
         self._seconds: dict[str, float] = {}
+        self._told: dict[str, float] = {}
 
     def observe(self, kind: str, seconds: float) -> None:
         """Take one run time into account; a slow one counts in full, so that claims shrink at once."""
@@ -25,3 +27,13 @@ class Pace:
         if known is None:
             return 1
         return max(1, min(_MOST, int(self._batch_seconds / max(known, 1e-6))))
+
+    def news(self) -> dict[str, float]:
+        """Return the averages that have changed much since they were last returned."""
+        changed = {
+            kind: seconds
+            for kind, seconds in self._seconds.items()
+            if not self._told.get(kind, 0.0) / _MUCH <= seconds <= self._told.get(kind, 0.0) * _MUCH
+        }
+        self._told.update(changed)
+        return changed

@@ -7,7 +7,7 @@ is away the process keeps its finished outcomes and waits: the outage rescues no
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -17,7 +17,7 @@ from schema.database import transaction
 from schema.errors import Unavailable
 from schema.identity import SubtaskId, TaskId
 from schema.settings import Settings
-from schema.transitions import claims, logs, progress, records
+from schema.transitions import claims, logs, progress, records, registrations
 from schema.transitions.claims import Claimed
 from schema.transitions.progress import Progress
 from schema.wire import UnitMessage
@@ -130,6 +130,7 @@ class UnitRunner:
             return unit.clean
         finally:
             self._slot.end_unit()
+            self._tell_pace()
 
     def _claim_first(self, unit: HeldUnit, kind: str) -> None:
         def step(connection: Connection, attempt: int) -> list[Claimed]:
@@ -204,17 +205,26 @@ class UnitRunner:
         batch = claims.claim(connection, locked, asked, process=self._process, executor=self._executor)
         if batch:
             unit.inputs = self._attempts.load(connection, unit.task, batch)
-        if len(batch) < len(asked):
-            self._let_go(connection, unit, but={one.id for one in batch})
+        else:
+            self._let_go(connection, unit)
         return batch
 
-    def _let_go(self, connection: Connection, unit: HeldUnit, *, but: Collection[SubtaskId] = ()) -> list[Claimed]:
+    def _let_go(self, connection: Connection, unit: HeldUnit) -> list[Claimed]:
         """Return what this process took or was brought and will not run, also by a commit that was never answered."""
-        rest = [one for one in unit.unclaimed if one not in but]
-        claims.hand_back(connection, unit.task, rest, carrier=unit.message.carrier, claim=None, process=self._process)
+        claims.hand_back(
+            connection, unit.task, unit.unclaimed, carrier=unit.message.carrier, claim=None, process=self._process
+        )
         unit.clean = False
-        unit.unclaimed = [one for one in unit.unclaimed if one in but]
+        unit.unclaimed = []
         return []
+
+    def _tell_pace(self) -> None:
+        if news := self._pace.news():
+            try:
+                with transaction(self._engine) as connection:
+                    registrations.note_pace(connection, news)
+            except Unavailable:
+                _log.info("pace not told", action="pace", kinds=sorted(news))  # a hint, told again when it changes
 
     def _persist(self, step: Callable[[Connection, int], _T]) -> _T:
         """Run a step in a transaction until PostgreSQL answers; the step learns how often it was tried before."""

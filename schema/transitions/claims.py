@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from schema.carriers import following
 from schema.identity import SubtaskId, TaskId
 from schema.states import Operation
-from schema.transitions import progress
+from schema.transitions import progress, settlement
 from schema.transitions.progress import Progress
 
 
@@ -50,11 +50,12 @@ WITH number AS MATERIALIZED (
         starts = s.starts + 1, started_at = clock_timestamp(), attempted_at = coalesce(s.attempted_at, clock_timestamp())
     FROM number, task_progress AS p
     WHERE s.id IN (
-            SELECT id FROM subtasks
-            WHERE id = ANY (CAST(:ids AS bigint[])) AND task_id = :task AND state = 'READY'
-            ORDER BY id LIMIT :room
+            SELECT r.id FROM subtasks AS r
+            WHERE r.id = ANY (CAST(:ids AS bigint[])) AND r.task_id = :task AND r.state = 'READY'
+                AND (p.failed = p.allowed OR r.operation <> 'EXECUTE')
+            ORDER BY r.id LIMIT :room
         )
-        AND p.id = :task AND ((p.open AND p.failed = p.allowed) OR s.operation <> 'EXECUTE')
+        AND p.id = :task AND p.open
     RETURNING s.id, s.claim, s.operation, s.attempt, s.failures, s.generation, s.started_at
 ), moved AS (
     UPDATE task_progress SET ready = ready - n, running = running + n, change_number = change_number + 1
@@ -120,13 +121,16 @@ def hand_back(
     """Return what this unit holds but has not begun to PENDING, uncharged, and leave what follows to the dispatcher.
 
     Covers a slice that gives way, a claim refused by a limit, and a claim whose commit was never answered: with
-    `claim=None` whatever the process holds of `ids` goes back. The transaction must hold the task's progress row.
+    `claim=None` whatever the process holds of `ids` goes back. It may have been the last that a failing task waited for,
+    and so settle the task. The transaction must hold the task's progress row.
     Returns the ids that went back.
     """
     parameters = {"ids": list(ids), "task": task, "carrier": carrier, "claim": claim or 0, "process": process}
     returned = [SubtaskId(one) for one in connection.execute(_RETURN, parameters).scalars()]
     drop_followers(connection, task, carrier)
     if returned:
+        after = progress.read(connection, task)
+        settlement.conclude(connection, before=after, after=after)
         progress.wake_dispatcher(connection, task)
     return returned
 
@@ -135,8 +139,9 @@ _DROP = text(
     """
 WITH before AS (
     SELECT id, state, pending_upstreams FROM subtasks
-    WHERE task_id = :task AND state IN ('PENDING', 'READY') AND carrier BETWEEN :first AND :last
-        AND operation = ANY (CAST(:operations AS text[]))
+    WHERE task_id = :task AND operation = ANY (CAST(:operations AS text[]))
+        AND ((state IN ('PENDING', 'READY') AND carrier BETWEEN :first AND :last)
+            OR (state = 'PENDING' AND carrier = :own))
 ), dropped AS (
     UPDATE subtasks AS s SET carrier = NULL, state = 'PENDING' FROM before AS b WHERE s.id = b.id
     RETURNING b.state AS old_state, s.pending_upstreams = 0 AND s.scheduled_at IS NULL AND s.gate IS NULL AS startable
@@ -153,18 +158,23 @@ RETURNING n
 
 
 def drop_followers(connection: Connection, task: TaskId, carrier: int) -> None:
-    """Hand to the dispatcher what the unit's canvas would have carried after it. Holds the progress row."""
+    """Hand to the dispatcher what the unit and its canvas would have carried later. Holds the progress row.
+
+    Of the unit itself that is the rest of a straight run, which waits; what is READY in it may still be claimed.
+    """
     first, last = following(carrier)
-    _drop(connection, task, first, last, operations=list(Operation))
+    _drop(connection, task, first, last, own=carrier, operations=list(Operation))
 
 
 def recall(connection: Connection, task: TaskId) -> None:
     """Take back every subtask that was released and has not begun, but for what an operator named. Holds the progress row."""
-    _drop(connection, task, 0, 2**63 - 1, operations=[Operation.EXECUTE])
+    _drop(connection, task, 0, 2**63 - 1, own=0, operations=[Operation.EXECUTE])
 
 
-def _drop(connection: Connection, task: TaskId, first: int, last: int, *, operations: list[Operation]) -> None:
-    parameters = {"task": task, "first": first, "last": last, "operations": operations}
+def _drop(
+    connection: Connection, task: TaskId, first: int, last: int, *, own: int, operations: list[Operation]
+) -> None:
+    parameters = {"task": task, "first": first, "last": last, "own": own, "operations": operations}
     startable = connection.execute(_DROP, parameters).scalar_one_or_none()
     if startable:
         progress.wake_dispatcher(connection, task)

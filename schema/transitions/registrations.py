@@ -1,7 +1,7 @@
 """What workers tell the server of themselves: their kinds, that they live, and what they hold."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -113,6 +113,21 @@ def register_kinds(connection: Connection, kinds: Sequence[KindInfo], *, code_ve
                 "code_version": code_version,
             },
         )
+
+
+_PACE = text("UPDATE kinds SET typical_seconds = :seconds WHERE name = :kind")
+_PACES = text("SELECT name, typical_seconds FROM kinds WHERE typical_seconds IS NOT NULL")
+
+
+def note_pace(connection: Connection, seconds_by_kind: Mapping[str, float]) -> None:
+    """Store how long attempts of these kinds take lately; a hint for the planner."""
+    for kind, seconds in sorted(seconds_by_kind.items()):
+        connection.execute(_PACE, {"kind": kind, "seconds": seconds})
+
+
+def typical_seconds(connection: Connection) -> dict[str, float]:
+    """Return how long attempts take lately, by kind, where that is known."""
+    return {name: seconds for name, seconds in connection.execute(_PACES)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ WITH RECURSIVE startable AS MATERIALIZED (
 SELECT s.id, d.queue, d.kind, d.series_id, s.isolated, s.pending_upstreams
 FROM near AS n JOIN subtasks AS s ON s.id = n.id JOIN subtask_specs AS d ON d.id = n.id
 WHERE s.state = 'PENDING' AND s.carrier IS NULL AND s.scheduled_at IS NULL AND s.gate IS NULL
+    AND (:all OR s.operation <> 'EXECUTE')
 ORDER BY s.id
 """
 )

@@ -19,6 +19,18 @@ WHERE id = :task AND state IN ('RUNNING', 'SUSPENDED')
 RETURNING id
 """
 )
+# Two questions, so that each has its partial index.
+_NAMED = text(
+    """
+SELECT EXISTS (
+    SELECT FROM subtasks WHERE task_id = :task AND operation <> 'EXECUTE' AND state = 'PENDING'
+        AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL AND gate IS NULL
+) OR EXISTS (
+    SELECT FROM subtasks WHERE task_id = :task AND operation <> 'EXECUTE' AND state = 'PENDING'
+        AND scheduled_at IS NOT NULL
+)
+"""
+)
 _CLOSE = text("UPDATE task_progress SET open = false, change_number = change_number + 1 WHERE id = :task")
 
 
@@ -29,11 +41,16 @@ def conclude(connection: Connection, *, before: Progress, after: Progress) -> Ta
     """
     if after.is_complete:
         return _settle(connection, after, TaskState.SUCCESSFUL)
-    if after.is_failing and after.begun == 0 and after.ready == 0:
+    if after.is_failing and after.begun == 0 and after.ready == 0 and not _awaits_named(connection, after):
         return _settle(connection, after, TaskState.FAILED)
     if after.startable > before.startable or (after.startable and after.concurrency is not None):
         progress.wake_dispatcher(connection, after.id)
     return None
+
+
+def _awaits_named(connection: Connection, after: Progress) -> bool:
+    """Tell whether something that an operator named may still start: it does so although the task is failing."""
+    return bool(after.pending and connection.execute(_NAMED, {"task": after.id}).scalar_one())
 
 
 def _settle(connection: Connection, after: Progress, state: TaskState) -> TaskState | None:

@@ -25,7 +25,9 @@ class _Answer(BaseModel):
         return cls.model_validate({**document, "document": document})
 
 
-class _Task(_Answer):
+class TaskProgress(_Answer):
+    """What every answer about a task tells: its state and its counts."""
+
     id: int
     task_id: str
     state: TaskState
@@ -52,7 +54,7 @@ class _Task(_Answer):
         return self.progress.get(state, 0)
 
 
-class TaskStatus(_Task):
+class TaskStatus(TaskProgress):
     """What polling answers."""
 
 
@@ -86,7 +88,7 @@ class Subtask(_Answer):
     result: Any = None
 
 
-class TaskSummary(_Task):
+class TaskSummary(TaskProgress):
     """A task in a list."""
 
     name: str

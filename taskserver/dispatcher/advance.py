@@ -17,6 +17,7 @@ from taskserver import canvas
 from taskserver.canvas import Publication
 from taskserver.dispatcher.window import Window
 from taskserver.planner import Chord, Fragment, PlanNode, Unit, plan
+from taskserver.quick import plan_quick
 
 _AHEAD = 1_000
 _FRONTIER = 5_000
@@ -48,7 +49,7 @@ class Advancer:
                 unpublished is found and published later.
 
         """
-        slots = self._window.slots()
+        slots, typical = self._window.slots, self._window.typical_seconds
         with transaction(self._engine) as connection:
             if not progress.try_dispatch_lock(connection, task):
                 return Advance(0, held=False)
@@ -59,7 +60,7 @@ class Advancer:
             if not nodes:
                 return Advance(0, held=False)
             room = self._window.room({node.queue for node in nodes})
-            chosen, held = choose(_startable_fragments(nodes, edges, slots), room)
+            chosen, held = choose(_startable_fragments(nodes, edges, slots, typical), room)
             publications = self._release(connection, task, chosen, nodes)
         canvas.publish(self._app, publications)
         return Advance(sum(len(_head_units(one.fragment)) for one in publications), held)
@@ -103,12 +104,19 @@ def choose(fragments: Sequence[Fragment], room: Mapping[str, int]) -> tuple[list
 
 
 def _startable_fragments(
-    nodes: Sequence[Startable], edges: Sequence[tuple[int, int]], slots: Mapping[str, int]
+    nodes: Sequence[Startable],
+    edges: Sequence[tuple[int, int]],
+    slots: Mapping[str, int],
+    typical_seconds: Mapping[str, float],
 ) -> list[Fragment]:
     given = Counter(downstream for _, downstream in edges)
     plan_nodes = [
         PlanNode(node.id, node.queue, node.isolated, node.pending_upstreams - given[node.id]) for node in nodes
     ]
+    seconds: dict[int, float] = {node.id: typical_seconds[node.kind] for node in nodes if node.kind in typical_seconds}
+    quick = plan_quick(plan_nodes, edges, seconds)
+    if quick is not None:
+        return [quick]
     return [fragment for fragment in plan(plan_nodes, edges, slots=slots).fragments if fragment.startable]
 
 

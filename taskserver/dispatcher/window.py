@@ -27,23 +27,37 @@ class Window:
         self._refreshed = float("-inf")
         self._slots: Mapping[str, int] = {}
         self._started: Mapping[str, int] = {}
+        self._typical: Mapping[str, float] = {}
         self._rates: dict[str, float] = {}
 
+    @property
     def slots(self) -> Mapping[str, int]:
-        """Return the live slots by queue, at most a second old."""
-        now = time.monotonic()
-        if now - self._refreshed >= _REFRESH_SECONDS:
-            with transaction(self._engine) as connection:
-                capacities = registrations.live_capacity(connection, silence_seconds=self._settings.dead_after_seconds)
-            started = {queue: one.started for queue, one in capacities.items()}
-            self._rates = {
-                queue: max(0.0, count - self._started.get(queue, count)) / (now - self._refreshed)
-                for queue, count in started.items()
-            }
-            self._slots = {queue: one.slots for queue, one in capacities.items()}
-            self._started = started
-            self._refreshed = now
+        """The live slots by queue, at most a second old."""
+        self._refresh()
         return self._slots
+
+    @property
+    def typical_seconds(self) -> Mapping[str, float]:
+        """How long attempts take lately by kind, where that is known; at most a second old."""
+        self._refresh()
+        return self._typical
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._refreshed < _REFRESH_SECONDS:
+            return
+        with transaction(self._engine) as connection:
+            silence = self._settings.dead_after_seconds
+            capacities = registrations.live_capacity(connection, silence_seconds=silence)
+            self._typical = registrations.typical_seconds(connection)
+        started = {queue: one.started for queue, one in capacities.items()}
+        self._rates = {
+            queue: max(0.0, count - self._started.get(queue, count)) / (now - self._refreshed)
+            for queue, count in started.items()
+        }
+        self._slots = {queue: one.slots for queue, one in capacities.items()}
+        self._started = started
+        self._refreshed = now
 
     def room(self, queues: Iterable[str]) -> dict[str, int]:
         """Return how many more units each queue may take now.
@@ -53,7 +67,7 @@ class Window:
 
         """
         names = list(queues)
-        slots = self.slots()
+        slots = self.slots
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.llen(name)

@@ -137,7 +137,7 @@ def test_the_limit_holds_for_many_that_claim_at_once(engine: Engine) -> None:
 
 
 def test_what_an_operator_named_is_claimed_under_a_limit_although_others_come_first(engine: Engine) -> None:
-    task = make_task(engine, {"a": (), "b": (), "c": (), "d": ()}, concurrency=2)
+    task = make_task(engine, {"a": (), "b": (), "c": (), "d": ()}, concurrency=1)
     [held] = task.begin("d")
     task.release("a", "b")
     task.set("b", "operation = 'RETRY'")

@@ -38,6 +38,7 @@ CREATE TABLE kinds (
     on_worker_lost    text NOT NULL DEFAULT 'retry' CHECK (on_worker_lost IN ('retry', 'fail')),
     description       text NOT NULL DEFAULT '',
     code_version      text NOT NULL DEFAULT '',
+    typical_seconds   double precision,
     registered_at     timestamptz NOT NULL DEFAULT now()
 )
 """
