@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from schema.celeryapp import make_celery, make_redis
+from schema.collection import settle_collector
 from schema.database import make_engine
 from schema.errors import Conflict, Unavailable
 from schema.migration import head_revision
@@ -124,6 +125,7 @@ def _run(settings: Settings, engine: Engine, listener: socket.socket) -> None:
         dispatcher = Dispatcher(engine, make_celery(settings), redis, settings, name=name)
         startable = Listener(settings.require_database(), {STARTABLE_CHANNEL: lambda _: dispatcher.wake()})
         app = create_app(settings, engine, redis)
+        settle_collector()
         dispatcher.start()
         running.callback(dispatcher.stop)
         startable.start()

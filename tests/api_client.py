@@ -1,6 +1,6 @@
 """The API as its clients see it: the whole application on a real database, called from any thread of a test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,6 +54,10 @@ class ApiClient:
         response = self.get(path, **options)
         assert response.status_code == status, response.text
         return response.json()["error"]
+
+    def in_loop(self, act: Callable[[], None]) -> None:
+        """Run the function in the application's event loop."""
+        self._portal.call(act)
 
     def bearing(self, token: str | None) -> "ApiClient":
         """Return a client of the same application with another token."""

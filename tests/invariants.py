@@ -7,6 +7,7 @@ from sqlalchemy import Engine, text
 
 _SATISFIED = "(u.state = 'SUCCESSFUL' OR (u.state = 'FAILED' AND u.allow_failure))"
 _FAILING = "EXISTS (SELECT FROM subtasks f WHERE f.task_id = t.id AND f.state = 'FAILED' AND NOT f.allow_failure)"
+_SHOWN = 5  # rows of each broken promise
 _SETTLED = "('FAILED', 'REVOKED', 'SUCCESSFUL', 'ROLLED_BACK')"
 
 PROMISES = {
@@ -169,7 +170,7 @@ def violations(engine: Engine) -> list[str]:
         return [
             f"{promise}: {dict(row)}"
             for promise, query in PROMISES.items()
-            for row in connection.execute(text(query)).mappings()
+            for row in connection.execute(text(query)).mappings().fetchmany(_SHOWN)
         ]
 
 

@@ -109,6 +109,7 @@ class AttemptRunner:
             sink.report(failure_text(error))
             sink.close()
             return Raised(error, log_line=sink.reported_line), retryable
+        sink.close()
         return returned, retryable
 
     def _load_task(self, connection: Connection, task: TaskId) -> TaskInfo:

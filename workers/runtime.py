@@ -8,6 +8,7 @@ from importlib.metadata import version
 from sqlalchemy import Engine
 from structlog import get_logger
 
+from schema.collection import settle_collector
 from schema.database import make_engine, transaction
 from schema.errors import Unavailable
 from schema.identity import SubtaskId, TaskId
@@ -57,6 +58,7 @@ class Runtime:
                 code_version=CODE_VERSION,
             )
         self._heart = Heart(engine, self._slots, worker=worker, seconds=self._settings.beat_seconds)
+        settle_collector()
 
     def start_heart(self) -> None:
         """Begin to beat; in the main process, once it takes messages."""

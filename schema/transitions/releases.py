@@ -160,7 +160,14 @@ def end_delays(connection: Connection, task: TaskId) -> None:
     connection.execute(_DUE, {"task": task})
 
 
-_OPEN_DUE = text("UPDATE task_progress SET open = true, opens_at = NULL WHERE opens_at <= now() RETURNING id")
+# Many rows at once, so none is waited for: what another transaction holds is opened at the next look.
+_OPEN_DUE = text(
+    """
+UPDATE task_progress SET open = true, opens_at = NULL
+WHERE id IN (SELECT id FROM task_progress WHERE opens_at <= now() ORDER BY id FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+)
 
 
 def open_due_tasks(connection: Connection) -> list[TaskId]:
@@ -179,13 +186,15 @@ WITH RECURSIVE accounts (account) AS (
 )
 SELECT w.id
 FROM accounts AS a CROSS JOIN LATERAL (
-    SELECT p.id, p.priority, row_number() OVER (PARTITION BY p.priority ORDER BY p.id) AS turn
-    FROM task_progress AS p
-    WHERE p.open AND p.startable > 0 AND p.account = a.account
-        AND (p.concurrency IS NULL OR p.running + p.canceling + p.ready < p.concurrency)
-    ORDER BY p.priority DESC, p.id LIMIT :limit OFFSET :offset
+    SELECT h.id, h.priority, row_number() OVER (PARTITION BY h.priority ORDER BY h.id) AS turn
+    FROM (
+        SELECT p.id, p.priority FROM task_progress AS p
+        WHERE p.open AND p.startable > 0 AND p.account = a.account
+            AND (p.concurrency IS NULL OR p.running + p.canceling + p.ready < p.concurrency)
+        ORDER BY p.priority DESC, p.id LIMIT :limit + :offset
+    ) AS h
 ) AS w
-ORDER BY w.priority DESC, w.turn, w.id LIMIT :limit
+ORDER BY w.priority DESC, w.turn, w.id LIMIT :limit OFFSET :offset
 """
 )
 

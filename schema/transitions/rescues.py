@@ -16,6 +16,7 @@ from schema.transitions import claims, progress, records
 
 LOST_STARTS = 3
 _MOST_BACKOFF_SECONDS = 3600.0
+_MOST_DOUBLINGS = 64  # beyond it any back-off has long reached the most, and the power would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ _HELD = text(
     """
 SELECT s.id, s.state, s.carrier, s.started_at, greatest(now(), s.started_at) AS now, s.executor, s.failures,
     d.max_attempts, d.backoff_seconds, d.timeout,
-    d.lost_is_failure OR s.starts >= greatest(d.max_attempts, :cap) AS is_last
+    d.lost_is_failure, d.lost_is_failure OR s.starts >= greatest(d.max_attempts, :cap) AS is_last
 FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
 WHERE s.task_id = :task AND s.claim = :claim AND s.process = :process AND s.state IN ('RUNNING', 'CANCELING')
 ORDER BY s.id
@@ -75,7 +76,8 @@ def rescue(connection: Connection, lost: LostClaim, *, seen: Seen | None) -> lis
 
     The subtask that was running is charged with a start: it runs again, or fails with the reason once it has been lost
     too often. What had not begun goes back uncharged. When nobody saw which one was running, all go back uncharged and
-    run isolated, so that the next loss is known. The transaction must be durable and hold no lock yet.
+    run isolated, so that the next loss is known; but what may not be done twice fails, because it may have run. The
+    transaction must be durable and hold no lock yet.
     """
     locked = progress.lock(connection, lost.task)
     parameters = {"task": lost.task, "claim": lost.claim, "process": lost.process, "cap": LOST_STARTS}
@@ -99,7 +101,11 @@ def rescue(connection: Connection, lost: LostClaim, *, seen: Seen | None) -> lis
 
 def _charged(held: Sequence[RowMapping], seen: Seen | None) -> list[RowMapping]:
     begun = held[0]["id"] if seen is None and len(held) == 1 else seen and seen.begun
-    return [row for row in held if row["id"] == begun or row["state"] == SubtaskState.CANCELING]
+    return [
+        row
+        for row in held
+        if row["id"] == begun or row["state"] == SubtaskState.CANCELING or (seen is None and row["lost_is_failure"])
+    ]
 
 
 def _lost(row: RowMapping) -> records.Outcome:
@@ -109,7 +115,7 @@ def _lost(row: RowMapping) -> records.Outcome:
         started_at=row["started_at"],
         finished_at=row["now"],
         error_type="worker_lost",
-        error_message=f"the worker process {row['executor']} died while it ran this subtask",
+        error_message=f"the worker process {row['executor']} died while it held this subtask",
         lost=True,
     )
 
@@ -121,10 +127,21 @@ def _overran(row: RowMapping) -> records.Outcome:
         verdict="RETRY" if again else "FAILED",
         started_at=row["started_at"],
         finished_at=row["now"],
-        delay_seconds=min(_MOST_BACKOFF_SECONDS, row["backoff_seconds"] * 2 ** row["failures"]) if again else None,
+        delay_seconds=_backoff_seconds(row) if again else None,
         error_type="timeout",
-        error_message=f"did not stop within its timeout of {row['timeout']:g} s and was killed",
+        error_message=f"did not stop {_limit(row)} and was killed",
     )
+
+
+def _backoff_seconds(row: RowMapping) -> float:
+    doubled: float = row["backoff_seconds"] * 2.0 ** min(row["failures"], _MOST_DOUBLINGS)
+    return min(_MOST_BACKOFF_SECONDS, doubled)
+
+
+def _limit(row: RowMapping) -> str:
+    if row["state"] == SubtaskState.CANCELING or row["timeout"] is None:
+        return "when it was asked to"
+    return f"within its timeout of {row['timeout']:g} s"
 
 
 @dataclass(frozen=True, slots=True)

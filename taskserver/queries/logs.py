@@ -26,7 +26,7 @@ from taskserver.views.subtasks import LogText
 ANSWER_BYTES = 16 * 1024 * 1024
 _SEPARATOR_PLACE = -1
 _FENCE = "#" * 12
-_CURSOR = re.compile(r"(\d{1,18})\.(-1|\d{1,9})")
+_CURSOR = re.compile(r"([0-9]{1,18})\.(-1|[0-9]{1,9})")
 
 
 class Cursor(NamedTuple):

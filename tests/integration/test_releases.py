@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.transitions import releases
-from tests.factories import StoredTask, execute, make_task, many, one, together
+from tests.factories import execute, make_task, many, one, together
 from tests.invariants import assert_invariants
 
 RUN = {"a": (), "b": ("a",), "c": ("b",)}
@@ -233,79 +233,6 @@ def test_a_downstream_whose_upstream_is_skipped_over_waits_for_all_its_upstreams
 
     assert task.states() == {"a": "SUCCESSFUL", "b": "PENDING", "c": "PENDING"}
     assert task.claim("c") == []
-
-
-def _many_tasks(engine: Engine, count: int) -> StoredTask:
-    task = make_task(engine, {"a": ()})
-    execute(
-        engine,
-        "INSERT INTO tasks (account, state, subtask_count, finalized_at)"
-        " SELECT (n % 5)::text, CASE WHEN n % 20 = 0 THEN 'RUNNING' ELSE 'SUCCESSFUL' END, 0,"
-        " CASE WHEN n % 20 <> 0 THEN now() END FROM generate_series(1, :count) AS n",
-        count=count,
-    )
-    execute(
-        engine,
-        "INSERT INTO subtasks (id, task_id, state, finalized_at)"
-        " SELECT 1000000 + t.id * 5 + n, t.id, 'SUCCESSFUL', now() FROM tasks AS t, generate_series(0, 4) AS n"
-        " WHERE t.id <> :id",
-        id=task.id,
-    )
-    execute(engine, "UPDATE task_progress SET open = true WHERE id IN (SELECT id FROM tasks WHERE state = 'RUNNING')")
-    execute(engine, "ANALYZE")
-    return task
-
-
-def _plan(engine: Engine, statement: str) -> str:
-    with transaction(engine) as connection:
-        return "\n".join(row[0] for row in connection.exec_driver_sql("EXPLAIN " + statement))
-
-
-def test_the_hot_statements_use_their_partial_indexes(engine: Engine) -> None:
-    _many_tasks(engine, 4000)
-    startable = "state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL AND gate IS NULL"
-
-    plans = {
-        "subtasks_startable": f"SELECT id FROM subtasks WHERE task_id = 7 AND {startable} ORDER BY id LIMIT 10",
-        "subtasks_claimed": "SELECT id FROM subtasks WHERE state IN ('RUNNING', 'CANCELING') AND process = 7",
-        "subtasks_scheduled": "SELECT task_id FROM subtasks WHERE state = 'PENDING' AND scheduled_at <= now()",
-        "subtasks_ready": "SELECT id FROM subtasks WHERE state = 'READY' AND released_at < now()",
-        "subtasks_carried": "SELECT id FROM subtasks WHERE task_id = 7 AND carrier BETWEEN 1 AND 9"
-        " AND state IN ('PENDING', 'READY')",
-        "subtasks_failed": "SELECT id FROM subtasks WHERE task_id = 7 AND state = 'FAILED' ORDER BY id",
-        "task_progress_startable": "SELECT min(account) FROM task_progress WHERE open AND startable > 0",
-        "task_progress_opens": "SELECT id FROM task_progress WHERE opens_at <= now()",
-        "tasks_unexpanded": "SELECT id FROM tasks WHERE subtask_count IS NULL AND state = 'CREATED'",
-    }
-
-    unused = {index: _plan(engine, statement) for index, statement in plans.items()}
-    unused = {index: plan for index, plan in unused.items() if index not in plan}
-    assert unused == {}
-    execute(engine, "TRUNCATE subtasks, subtask_specs, subtask_edges, sync_history, tasks CASCADE")
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("_FRONTIER", {"task": 7, "all": True, "limit": 5000, "ahead": 1000}),
-        ("_CANDIDATES", {"limit": 200, "offset": 0}),
-        ("_DUE_TASKS", {"limit": 200}),
-        ("_OPEN_DUE", {}),
-        ("_NEXT_TIME", {}),
-    ],
-)
-def test_the_dispatchers_looks_never_read_a_whole_table(
-    engine: Engine, name: str, parameters: dict[str, object]
-) -> None:
-    _many_tasks(engine, 4000)
-
-    statement = getattr(releases, name)
-    with transaction(engine) as connection:
-        compiled = type(statement)("EXPLAIN " + statement.text)
-        plan = "\n".join(connection.execute(compiled, parameters).scalars())
-
-    assert "Seq Scan" not in plan, plan
-    execute(engine, "TRUNCATE subtasks, subtask_specs, subtask_edges, sync_history, tasks CASCADE")
 
 
 def test_a_release_of_nothing_moves_nothing(engine: Engine) -> None:
