@@ -11,7 +11,6 @@ from schema.identity import TaskId
 from schema.references import NO_RESULT
 from schema.states import Operation, SubtaskState
 
-
 _NO_TASK = TaskId(0)
 
 

@@ -5,7 +5,7 @@ Changes nothing. Addresses are shown as they are used, with secrets masked.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
@@ -79,7 +79,10 @@ def shown_address(url: str) -> str:
         user, _, host = location.rpartition("@")
         location = f"{user.split(':')[0]}{':' + MASK if ':' in user else ''}@{host}"
     query = [(name, MASK if name.lower() in _SECRET_NAMES else value) for name, value in parse_qsl(parts.query)]
-    return urlunsplit((parts.scheme, location, unquote(parts.path), unquote(urlencode(query)), ""))
+    shown = (
+        f"{parts.scheme}://{location}{unquote(parts.path)}"  # urlunsplit drops the slashes of an address without host
+    )
+    return f"{shown}?{unquote(urlencode(query))}" if query else shown
 
 
 def _check_settings(settings: Settings) -> Finding:

@@ -31,7 +31,7 @@ from taskserver.queries.registry import known_workers
 from taskserver.server import listening
 from taskserver.supervision.part import Backoff, Part
 from taskserver.supervision.supervisor import Supervisor
-from taskserver.worker import worker_command, worker_environment
+from taskserver.worker import worker_command
 
 SERVER, WORKER = "server", "worker"
 _BACKOFF = Backoff(first_seconds=0.1, cap_seconds=5.0)
@@ -168,7 +168,7 @@ class Development:
             name=WORKER,
             argv=worker_command(name="dev", concurrency=self._options.concurrency),
             log_file=self.logs / "worker.log",
-            env=worker_environment(environment, directory=Path.cwd()),
+            env={**os.environ, **environment},
             is_ready=takes_messages,
             ready_seconds=60.0,
             grace_seconds=settings.cancel_grace_seconds,

@@ -4,6 +4,7 @@ Pure. The unit's subtasks are claimed in order as they become READY, each batch 
 before. If one of them proves slow after all, the unit gives way, and the dispatcher plans the rest with full parallelism.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from taskserver.planner import Fragment, PlanNode, Unit
@@ -45,4 +46,4 @@ def _not_waiting_outside(nodes: Sequence[PlanNode], edges: Sequence[tuple[int, i
 
 def _is_path(ids: Sequence[int], edges: Sequence[tuple[int, int]]) -> bool:
     within = set(ids)
-    return sorted(edge for edge in edges if set(edge) <= within) == list(zip(ids, ids[1:], strict=False))
+    return sorted(edge for edge in edges if set(edge) <= within) == list(itertools.pairwise(ids))

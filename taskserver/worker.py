@@ -4,45 +4,31 @@ A Celery worker that holds an unacknowledged message ends when Redis is killed. 
 leads its own session, so a Ctrl-C reaches it once, through us, as the request for a warm shutdown.
 """
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 
 import structlog
 
-import taskserver
 from taskserver.supervision.identity import kill_group
 from taskserver.supervision.part import Backoff
 
-_PRODUCT = Path(taskserver.__file__).parents[1]
 _BACKOFF = Backoff(first_seconds=0.5)
 
 _log = structlog.get_logger("taskserver.worker")
 
 
 def worker_command(*, name: str, concurrency: int, queues: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the command of a worker; its name must be its own on the broker."""
+    """Return the command of a worker; its name must be its own on the broker. Handlers are found where it is started."""
     command = (
-        *(sys.executable, "-P", "-m", "celery", "-A", "workers.app", "worker"),
+        *(sys.executable, "-P", "-m", "taskserver.celery_program", "-A", "workers.app", "worker"),
         *("--hostname", f"{name}@%h", "--concurrency", str(concurrency), "--loglevel", "INFO"),
         *("--without-gossip", "--without-mingle"),
     )
     return (*command, "--queues", ",".join(queues)) if queues else command
-
-
-def worker_environment(settings: Mapping[str, str], *, directory: Path) -> dict[str, str]:
-    """Return our environment with these settings; handler modules are found in the directory.
-
-    The product comes before it: Celery would else put the directory first, and with it any `workers` that lies there.
-    """
-    given = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(_PRODUCT), str(directory), *([given] if given else [])])
-    return {**os.environ, "PYTHONPATH": path, **settings}
 
 
 class WorkerKeeper:

@@ -105,9 +105,7 @@ class StoredTask:
         """Return the keys that the dispatcher would be given to plan."""
         names = {subtask: key for key, subtask in self.ids.items()}
         with self.locked() as (connection, _):
-            nodes, _edges = releases.load_frontier(
-                connection, self.id, only_named=only_named, limit=limit, ahead=ahead
-            )
+            nodes, _edges = releases.load_frontier(connection, self.id, only_named=only_named, limit=limit, ahead=ahead)
         return [names[node.id] for node in nodes]
 
     def row(self, key: str) -> RowMapping:

@@ -67,5 +67,5 @@ class Watchdog:
                 self._due = float("inf")
                 try:
                     self._give_way()
-                except Exception:  # the unit runs on as it is; what it holds stays listed in the beat
+                except Exception:  # noqa: BLE001 - the unit runs on as it is; what it holds stays listed in the beat
                     _log.exception("could not give way", action="give_way")

@@ -157,14 +157,15 @@ def _insert_task(connection: Connection, task: NewTask) -> tuple[TaskId, list[in
         "tenant": None if task.tenant is None else json.dumps(task.tenant),
         "subtask_count": len(task.subtasks),
     }
-    row = connection.execute(_TASK, parameters).one_or_none()
-    if row is None:
+    # A holder that settled between the insert and the look for it is no longer in the way: then the insert is made again.
+    while (row := connection.execute(_TASK, parameters).one_or_none()) is None:
         holder = connection.execute(_HOLDER, {"duplicate_key": task.duplicate_key}).scalar_one_or_none()
-        raise DuplicateInstance(
-            f"task {holder} of type {task.task_type} for instance {task.instance_id} has not settled;"
-            ' wait for it, or submit with "onDuplicate": "return" or "allow"',
-            target=str(holder),
-        )
+        if holder is not None:
+            raise DuplicateInstance(
+                f"task {holder} of type {task.task_type} for instance {task.instance_id} has not settled;"
+                ' wait for it, or submit with "onDuplicate": "return" or "allow"',
+                target=str(holder),
+            )
     return TaskId(row.id), sorted(row.ids)
 
 

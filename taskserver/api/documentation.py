@@ -35,7 +35,9 @@ _SCHEMES = {
     "basic": {"type": "http", "scheme": "basic", "description": "A principal's name, and its token as the password."},
 }
 _OPEN_PATHS = {"/healthz", "/readyz"}
-_REFERENCE = "#/components/schemas/{model}"
+# Bodies have names of their own: a submitted Subtask is another thing than an answered one.
+_BODY_SCHEMA = "{model}Input"
+_REFERENCE = "#/components/schemas/" + _BODY_SCHEMA
 
 
 def json_body(model: str) -> dict[str, Any]:
@@ -51,7 +53,8 @@ def describe(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, Any
     )
     _, definitions = models_json_schema([(one, "validation") for one in bodies], ref_template=_REFERENCE)
     components = document.setdefault("components", {})
-    components["schemas"] = {**definitions["$defs"], **components.get("schemas", {})}
+    named = {_BODY_SCHEMA.format(model=name): schema for name, schema in definitions["$defs"].items()}
+    components["schemas"] = {**components.get("schemas", {}), **named}
     components["securitySchemes"] = _SCHEMES
     for path, operations in document["paths"].items():
         for operation in operations.values():

@@ -100,14 +100,16 @@ def _orders(values: list[str]) -> list[str]:
     return values
 
 
-def _plus_restored(value: object) -> object:
+def _time_text(value: object) -> object:
+    if not isinstance(value, str) or not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:", value):
+        raise ValueError("must be a time such as 2026-12-01T00:00:00Z")
     # In a query string a plus that was not escaped arrives as a space.
-    return re.sub(r" (\d\d:?\d\d)$", r"+\1", value) if isinstance(value, str) else value
+    return re.sub(r" (\d\d:?\d\d)$", r"+\1", value)
 
 
 Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 BigInt = Annotated[int, Field(ge=-BIGINT_MAX - 1, le=BIGINT_MAX, json_schema_extra={"format": "int64"})]
-Time = Annotated[Moment, BeforeValidator(_plus_restored)]
+Time = Annotated[Moment, BeforeValidator(_time_text)]
 Statuses = Annotated[list[str], _only(list(Status)), _enum_schema(list(Status))]
 States = Annotated[list[str], _only(list(TaskState)), _enum_schema(list(TaskState))]
 Sorts = Annotated[

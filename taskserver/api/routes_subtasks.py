@@ -9,7 +9,7 @@ from taskserver.api.documentation import ERRORS, PREFIX
 from taskserver.api.envelope import Envelope, answer
 from taskserver.api.parameters import SubtaskPathId, TaskPathId
 from taskserver.api.services import Served
-from taskserver.queries.logs import START, Cursor, LogQuestion, subtask_log
+from taskserver.queries.logs import CURSOR, START, Cursor, LogQuestion, subtask_log
 from taskserver.queries.subtasks import subtask_detail
 from taskserver.views.subtasks import LogText, SubtaskDetail
 
@@ -18,7 +18,9 @@ _TAIL_MOST = 100_000
 
 router = APIRouter(prefix=f"{PREFIX}/instances/{{task_id}}/subtasks", tags=["subtasks"], responses=ERRORS)
 
-After = Annotated[str | None, Query(description="The cursor of an earlier answer: only what came after it.")]
+After = Annotated[
+    str, Query(pattern=f"^({CURSOR})?$", description="The cursor of an earlier answer: only what came after it.")
+]
 AttemptNumber = Annotated[
     int | None, Query(alias="attempt", ge=1, le=_INT_MAX, description="Only the attempt of this number.")
 ]
@@ -43,10 +45,10 @@ def get_log(
     task_id: TaskPathId,
     subtask_id: SubtaskPathId,
     *,
-    after: After = None,
+    after: After = "",
     attempt: AttemptNumber = None,
     tail: Tail = None,
 ) -> Response:
     """Return what the subtask's attempts have written, or the part of it that is asked for."""
-    question = LogQuestion(after=START if after is None else Cursor.parse(after), attempt=attempt, tail=tail)
+    question = LogQuestion(after=Cursor.parse(after) if after else START, attempt=attempt, tail=tail)
     return answer(request, subtask_log(served.engine, task_id, subtask_id, question, account=principal.account))

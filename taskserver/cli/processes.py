@@ -98,7 +98,7 @@ def worker(
     handlers: HandlersOption = None,
 ) -> None:
     """Run a worker, and start it again when it ends by itself. SIGTERM lets it finish what it began; a second does not."""
-    from taskserver.worker import WorkerKeeper, worker_command, worker_environment
+    from taskserver.worker import WorkerKeeper, worker_command
 
     configure_logging()
     settings = Settings.load()
@@ -110,7 +110,7 @@ def worker(
         queues=_words([queues] if queues else None),
     )
     modules = ",".join(dict.fromkeys((*settings.handlers, *_words(handlers))))
-    WorkerKeeper(command, worker_environment({"TASKSERVER_HANDLERS": modules}, directory=Path.cwd())).run()
+    WorkerKeeper(command, {**os.environ, "TASKSERVER_HANDLERS": modules}).run()
 
 
 def migrate() -> None:

@@ -56,7 +56,9 @@ def run(client: httpx.Client, case: str, *, timeout: float) -> None:
         ids.append(answer.json()["data"]["id"])
     for task in ids:
         parameters: dict[str, str | int] = {"waitSeconds": int(min(60, timeout)), "until": "settled"}
-        status = client.get(f"/api/v2/tasks/instances/{task}/status", params=parameters).raise_for_status().json()["data"]
+        status = (
+            client.get(f"/api/v2/tasks/instances/{task}/status", params=parameters).raise_for_status().json()["data"]
+        )
         assert status["state"] == "SUCCESSFUL", status
 
 

@@ -219,7 +219,9 @@ def test_the_document_describes_every_call(api: ApiClient) -> None:
             assert call["summary"], path
             assert call["description"], path
             assert all(one.get("description") for one in call.get("parameters", ())), path
-    assert "Submission" in document["components"]["schemas"]
+    schemas = document["components"]["schemas"]
+    assert "waitFor" in schemas["SubtaskInput"]["properties"]
+    assert "waitReason" in schemas["Subtask"]["properties"]
 
 
 def test_the_page_lists_every_call_and_loads_nothing(api: ApiClient) -> None:

@@ -279,7 +279,8 @@ def _drop(task: StoredTask, carrier: int) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("key", "dropped"), [("a", {"b", "b2", "c"}), ("b", {"b", "c"}), ("b2", {"b2", "c"}), ("c", {"c"}), ("x", {"y", "z"})]
+    ("key", "dropped"),
+    [("a", {"b", "b2", "c"}), ("b", {"b", "c"}), ("b2", {"b2", "c"}), ("c", {"c"}), ("x", {"y", "z"})],
 )
 def test_only_what_follows_in_the_same_fragment_is_dropped(engine: Engine, key: str, dropped: set[str]) -> None:
     task, carriers = _in_two_fragments(engine)

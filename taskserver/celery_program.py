@@ -1,0 +1,14 @@
+"""Celery's command line with the current directory last on the import path: `python -P -m taskserver.celery_program`.
+
+Handler modules are found there. Celery by itself puts it first, and with it whatever lies there and is called `workers`,
+`schema` or `celery`.
+"""
+
+import sys
+from pathlib import Path
+
+from celery.__main__ import main
+
+if __name__ == "__main__":
+    sys.path.append(str(Path.cwd()))
+    main()

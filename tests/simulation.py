@@ -1,0 +1,350 @@
+"""A small world around the transitions: dispatchers, a broker that keeps no promise, workers that die, and time.
+
+It moves by one small step at a time, as a seeded generator decides. Units behave as the worker's runner does, canvases as
+Celery does: a chain goes on from a clean unit only, a chord's header counts whatever became of it.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from sqlalchemy import Engine
+
+from schema.database import transaction
+from schema.identity import SubtaskId
+from schema.transitions import claims, progress, records, releases, rescues
+from schema.transitions.claims import Claimed
+from schema.transitions.records import Verdict
+from schema.transitions.rescues import LostClaim, LostUnit, Seen
+from taskserver import canvas
+from taskserver.canvas import Publication
+from taskserver.dispatcher.advance import Advancer
+from taskserver.planner import Chord
+from tests.factories import StoredTask, execute, make_task, many, outcome
+
+QUEUES = ("default", "slow")
+
+
+@dataclass
+class Canvas:
+    """A published fragment: its stages, and how many units of each have returned."""
+
+    task: StoredTask
+    stages: list[list["Message"]]
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A unit on its way."""
+
+    task: StoredTask
+    carrier: int
+    straight: bool
+    ids: tuple[SubtaskId, ...]
+    canvas: Canvas = field(repr=False, compare=False)
+    stage: int = 0
+    in_header: bool = False
+
+
+@dataclass
+class Process:
+    """A pool process with the unit it works on."""
+
+    number: int
+    message: Message | None = None
+    unclaimed: list[SubtaskId] = field(default_factory=list)
+    held: list[Claimed] = field(default_factory=list)
+    carrier: int = 0
+    clean: bool = True
+
+
+class RandomWindow:
+    """A window of any width, which changes all the time."""
+
+    def __init__(self, generator: random.Random) -> None:
+        self._random = generator
+
+    @property
+    def slots(self) -> dict[str, int]:
+        return {queue: self._random.choice([1, 2]) for queue in QUEUES}
+
+    @property
+    def typical_seconds(self) -> dict[str, float]:
+        return {"test.kind": self._random.choice([0.001, 10.0])}
+
+    def room(self, queues: Iterable[str]) -> dict[str, int]:
+        return {queue: self._random.choice([0, 1, 2, 30]) for queue in queues}
+
+
+class World:
+    """Everything around the tables."""
+
+    def __init__(self, engine: Engine, seed: int, patch: pytest.MonkeyPatch, *, processes: int = 3) -> None:
+        self.random = random.Random(seed)
+        self.engine = engine
+        self.tasks: list[StoredTask] = []
+        self.queue: list[Message] = []
+        self.numbers = iter(range(1, 10_000))
+        self.processes = [Process(next(self.numbers)) for _ in range(processes)]
+        self.dead: list[Process] = []
+        self.story: list[str] = []
+        self._published: list[Publication] = []
+        self._advancer = Advancer(engine, None, RandomWindow(self.random), executor="server")  # type: ignore[arg-type]
+        patch.setattr(canvas, "publish", lambda _, publications: self._published.extend(publications))
+
+    def submit(self) -> None:
+        """Store a random graph."""
+        count = self.random.randint(1, 9)
+        keys = [f"n{number}" for number in range(count)]
+        density = self.random.choice([0.15, 0.4, 0.8])
+        graph = {
+            key: [one for one in keys[max(0, place - 4) : place] if self.random.random() < density]
+            for place, key in enumerate(keys)
+        }
+        options = {
+            key: {
+                "allow_failure": self.random.random() < 0.25,
+                "isolated": self.random.random() < 0.15,
+                "max_attempts": self.random.choice([1, 3]),
+                "queue": self.random.choice(QUEUES),
+                "lost_is_failure": self.random.random() < 0.05,
+            }
+            for key in keys
+        }
+        concurrency = self.random.choice([None, None, 1, 2])
+        self.tasks.append(make_task(self.engine, graph, options, concurrency=concurrency))
+
+    def dispatch(self, *, publish: bool = True) -> None:
+        """Advance one task as a dispatcher does; without `publish` it died between its commit and the broker."""
+        task = self.random.choice(self.tasks)
+        self._published.clear()
+        self._advancer.advance(task.id)
+        if publish:
+            for publication in self._published:
+                self.queue.extend(_canvas(task, publication).stages[0])
+
+    def deliver(self, *, keep: bool = False) -> None:
+        """Bring a message to an idle process; a broker may keep it and bring it again."""
+        idle = [process for process in self.processes if process.message is None]
+        if not idle or not self.queue:
+            return
+        process, place = self.random.choice(idle), self.random.randrange(len(self.queue))
+        message = self.queue[place]
+        if not keep:
+            del self.queue[place]
+        process.message, process.unclaimed, process.clean = message, list(message.ids), True
+        process.carrier = message.carrier
+        with message.task.locked() as (connection, locked):
+            self._claim_next(process, connection, locked)
+        self._end_unit(process)
+
+    def _claim_next(self, process: Process, connection: claims.Connection, locked: progress.Progress) -> None:
+        assert process.message is not None
+        message = process.message
+        asked = process.unclaimed[: 1 if message.straight else self.random.randint(1, 3)]
+        process.held = claims.claim(connection, locked, asked, process=process.number, executor="w")
+        if process.held:
+            taken = {one.id for one in process.held}
+            process.unclaimed = [one for one in process.unclaimed if one not in taken]
+        else:
+            self._let_go(process, connection)
+
+    def _let_go(self, process: Process, connection: claims.Connection) -> None:
+        assert process.message is not None
+        claims.hand_back(
+            connection,
+            process.message.task.id,
+            process.unclaimed,
+            carrier=process.carrier,
+            claim=None,
+            process=process.number,
+        )
+        process.unclaimed, process.clean = [], False
+
+    def work(self, verdicts: Sequence[Verdict] = ("SUCCESSFUL",)) -> None:
+        """Let a busy process record its batch and take the next."""
+        busy = [process for process in self.processes if process.message is not None]
+        if busy:
+            self._record(self.random.choice(busy), verdicts)
+
+    def _record(self, process: Process, verdicts: Sequence[Verdict]) -> None:
+        assert process.message is not None
+        finished, process.held = process.held, []
+        with process.message.task.locked() as (connection, locked):
+            after = locked
+            if finished:
+                outcomes = [
+                    outcome(
+                        connection,
+                        one,
+                        self.random.choice(verdicts),
+                        delay_seconds=self.random.choice([None, 0.0, 60.0]),
+                        result=self.random.choice([None, 1]),
+                    )
+                    for one in finished
+                ]
+                recorded = records.record(
+                    connection, locked, outcomes, claim=finished[0].claim, carrier=process.carrier
+                )
+                after, process.clean = recorded.progress, process.clean and recorded.clean
+            if process.unclaimed:
+                if process.message.straight and not process.clean:
+                    self._let_go(process, connection)
+                else:
+                    self._claim_next(process, connection, after)
+        self._end_unit(process)
+
+    def give_way(self) -> None:
+        """Let a busy process return what it has not begun, while its first goes on."""
+        busy = [one for one in self.processes if one.message is not None and not one.message.straight]
+        for process in busy[:1]:
+            assert process.message is not None
+            rest = [one.id for one in process.held[1:]] + process.unclaimed
+            if rest:
+                with process.message.task.locked() as (connection, _):
+                    claims.hand_back(
+                        connection,
+                        process.message.task.id,
+                        rest,
+                        carrier=process.carrier,
+                        claim=process.held[0].claim,
+                        process=process.number,
+                    )
+                process.held, process.unclaimed, process.clean = process.held[:1], [], False
+
+    def _end_unit(self, process: Process) -> None:
+        """When nothing is left of a unit, let its canvas go on."""
+        message = process.message
+        if message is None or process.held or process.unclaimed:
+            return
+        process.message = None
+        whole, after = message.canvas, message.stage + 1
+        if after == len(whole.stages):
+            return
+        whole.counts[message.stage] += 1
+        if message.in_header:
+            if whole.counts[message.stage] == len(whole.stages[message.stage]):
+                self.queue.extend(whole.stages[after])
+        elif process.clean:
+            self.queue.extend(whole.stages[after])
+
+    def kill(self) -> None:
+        """End a process at once; another takes its place."""
+        place = self.random.randrange(len(self.processes))
+        self.dead.append(self.processes[place])
+        self.processes[place] = Process(next(self.numbers))
+
+    def rescue(self) -> None:
+        """Rescue what a dead process held, with or without a witness."""
+        if self.dead:
+            process = self.random.choice(self.dead)
+            if process.message is not None and process.held:
+                seen = self.random.choice([None, Seen(process.held[0].id), Seen(None)])
+                lost = LostClaim(process.message.task.id, process.held[0].claim, process.number)
+                with transaction(self.engine) as connection:
+                    rescues.rescue(connection, lost, seen=seen)
+
+    def speak_from_the_grave(self) -> None:
+        """Let a process that was taken for dead record what it had."""
+        dead = [one for one in self.dead if one.message is not None and one.held]
+        if dead:
+            self._record(self.random.choice(dead), ("SUCCESSFUL", "FAILED"))
+
+    def lose_message(self) -> None:
+        """Lose a message, or all of them."""
+        if self.queue and self.random.random() < 0.2:
+            self.queue.clear()
+        elif self.queue:
+            del self.queue[self.random.randrange(len(self.queue))]
+
+    def recall(self, *, only_lost: bool = True) -> None:
+        """Take released units back whose message is gone; a wrong guess may take any."""
+        out = {message.carrier for message in self.queue} | {one.carrier for one in self.processes if one.message}
+        query = "SELECT task_id, carrier, array_agg(id) AS ids FROM subtasks WHERE state = 'READY' GROUP BY 1, 2"
+        for row in many(self.engine, query):
+            if row["carrier"] not in out or not only_lost:
+                with transaction(self.engine) as connection:
+                    rescues.recall_lost(connection, LostUnit(row["task_id"], row["carrier"], row["ids"]))
+
+    def pass_time(self) -> None:
+        """Let the time of all delayed come."""
+        execute(self.engine, "UPDATE subtasks SET scheduled_at = now() WHERE scheduled_at > now()")
+        with transaction(self.engine) as connection:
+            due = releases.tasks_with_due_delays(connection, limit=100)
+        for task in due:
+            with transaction(self.engine) as connection:
+                releases.end_delays(connection, task)
+
+    def cancel(self) -> None:
+        """Ask something that runs to stop."""
+        running = many(self.engine, "SELECT id, task_id FROM subtasks WHERE state = 'RUNNING' ORDER BY id")
+        if running:
+            row = self.random.choice(running)
+            task = next(one for one in self.tasks if one.id == row["task_id"])
+            task.cancel(next(key for key, subtask in task.ids.items() if subtask == row["id"]))
+
+    def step(self) -> None:
+        """Do one thing at random, faults among them."""
+        steps: list[tuple[int, Callable[[], None]]] = [
+            (8, self.dispatch),
+            (1, lambda: self.dispatch(publish=False)),
+            (8, self.deliver),
+            (1, lambda: self.deliver(keep=True)),
+            (12, lambda: self.work(("SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "RETRY", "FAILED"))),
+            (2, self.give_way),
+            (1, self.kill),
+            (2, self.rescue),
+            (1, self.speak_from_the_grave),
+            (1, self.lose_message),
+            (1, self.recall),
+            (1, lambda: self.recall(only_lost=False)),
+            (2, self.pass_time),
+            (1, self.cancel),
+        ]
+        [(_, chosen)] = self.random.choices(steps, weights=[weight for weight, _ in steps])
+        self.story.append(getattr(chosen, "__name__", "") if chosen.__name__ != "<lambda>" else "variant")
+        chosen()
+
+    def calm_down(self) -> None:
+        """Do what goes on all the time when nothing breaks any more: dispatch, deliver, work, rescue, recall."""
+        for process in self.dead:
+            if process.message is not None and process.held:
+                with transaction(self.engine) as connection:
+                    lost = LostClaim(process.message.task.id, process.held[0].claim, process.number)
+                    rescues.rescue(connection, lost, seen=Seen(process.held[0].id))
+        self.dead.clear()
+        self.pass_time()
+        self.recall()
+        for _ in range(3 * len(self.tasks)):
+            self.dispatch()
+        while self.queue and any(one.message is None for one in self.processes):
+            self.deliver()
+        for process in self.processes:
+            while process.message is not None:
+                self._record(process, ("SUCCESSFUL",))
+
+
+def _canvas(task: StoredTask, publication: Publication) -> Canvas:
+    made = Canvas(task, [], [])
+    for step in publication.fragment.steps:
+        stages = (step.header, (step.body,)) if isinstance(step, Chord) else ((step,),)
+        for stage, units in enumerate(stages):
+            in_header = isinstance(step, Chord) and stage == 0
+            made.stages.append(
+                [
+                    Message(
+                        task,
+                        publication.carriers[unit.ids],
+                        unit.straight,
+                        tuple(SubtaskId(one) for one in unit.ids),
+                        made,
+                        len(made.stages),
+                        in_header,
+                    )
+                    for unit in units
+                ]
+            )
+            made.counts.append(0)
+    return made
