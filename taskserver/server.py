@@ -5,7 +5,9 @@ SIGTERM long polls are answered, requests under way end, and only then do the th
 """
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine
+from structlog import get_logger
 
 from schema.celeryapp import make_celery, make_redis
 from schema.collection import settle_collector
@@ -30,6 +33,7 @@ from taskserver.supervision.supervisor import interrupted_by_signals
 
 _SHUTDOWN_SECONDS = 5  # for requests under way
 _BACKLOG = 1024
+_log = get_logger("taskserver.server")
 
 
 class AddressInUse(Conflict):
@@ -121,6 +125,7 @@ def _require_migrated(engine: Engine) -> None:
 def _run(settings: Settings, engine: Engine, listener: socket.socket) -> None:
     name = f"{socket.gethostname()}:{os.getpid()}"
     with ExitStack() as running:
+        deaths = running.enter_context(_ended_by_dead_threads())
         redis = running.enter_context(make_redis(settings))
         dispatcher = Dispatcher(engine, make_celery(settings), redis, settings, name=name)
         startable = Listener(settings.require_database(), {STARTABLE_CHANNEL: lambda _: dispatcher.wake()})
@@ -130,7 +135,33 @@ def _run(settings: Settings, engine: Engine, listener: socket.socket) -> None:
         running.callback(dispatcher.stop)
         startable.start()
         running.callback(startable.stop)
-        _http_server(app).run(sockets=[listener])
+        try:
+            _http_server(app).run(sockets=[listener])
+        finally:
+            if deaths:
+                raise SystemExit(1)
+
+
+@contextmanager
+def _ended_by_dead_threads() -> Iterator[list[str]]:
+    """End the process when a thread dies of an error: a server without its dispatcher must not seem to be well.
+
+    Who supervises it starts it again. Yields the names of the dead.
+    """
+    deaths: list[str] = []
+
+    def end(died: threading.ExceptHookArgs) -> None:
+        name = died.thread.name if died.thread is not None else "a thread"
+        error = (died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback)
+        _log.critical("thread died, the server ends", action="thread_died", thread=name, exc_info=error)
+        deaths.append(name)
+        signal.raise_signal(signal.SIGTERM)
+
+    before, threading.excepthook = threading.excepthook, end
+    try:
+        yield deaths
+    finally:
+        threading.excepthook = before
 
 
 class _HttpServer(uvicorn.Server):

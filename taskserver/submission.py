@@ -5,12 +5,12 @@ Nothing here touches the broker. A task that is committed will run, whatever die
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from sqlalchemy import Connection, Engine, RowMapping, text
 
 from schema.database import transaction
-from schema.errors import DuplicateInstance, InvalidArgument, SubError
+from schema.errors import DuplicateInstance, Invalid, InvalidArgument, SubError
 from schema.identity import TaskId
 from schema.kinds import KindInfo, OnWorkerLost
 from schema.limits import Limits
@@ -19,6 +19,7 @@ from schema.transitions.creation import NewSubtask, NewTask
 from taskserver.expansion import ExpandedSubtask, ExpandedTask, expand
 from taskserver.specification import Submission, parse_submission
 
+MAX_BATCH = 1000
 _DEFAULT_NAME = "task"
 _INLINE = "inline"
 
@@ -45,6 +46,28 @@ def submit_document(engine: Engine, document: object, submitter: Submitter, *, l
     submission = parse_submission(document, limits=limits)
     with transaction(engine) as connection:
         return submit(connection, submission, submitter, limits=limits)
+
+
+def submit_batch(engine: Engine, documents: object, submitter: Submitter, *, limits: Limits) -> list[TaskId]:
+    """Store the tasks that a list of JSON documents describes, all or none; return their ids in the same order.
+
+    Raises:
+        InvalidArgument: It is not a list of 1 to `MAX_BATCH` documents.
+        Invalid, DuplicateInstance: One of them is refused; the fields of `sub_errors` begin with its place.
+
+    """
+    if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_BATCH:
+        raise InvalidArgument(f"a batch is a JSON array of 1 to {MAX_BATCH} submissions; send more in several batches")
+    with transaction(engine) as connection:
+        return [_submit_one(connection, at, one, submitter, limits) for at, one in enumerate(documents)]
+
+
+def _submit_one(connection: Connection, at: int, document: object, submitter: Submitter, limits: Limits) -> TaskId:
+    try:
+        return submit(connection, parse_submission(document, limits=limits), submitter, limits=limits)[0]
+    except (Invalid, DuplicateInstance) as error:
+        located = tuple(replace(one, field=f"/{at}{one.field}") for one in error.sub_errors)
+        raise type(error)(f"submission {at}: {error.message}", target=error.target, sub_errors=located) from error
 
 
 def submit(

@@ -294,14 +294,15 @@ class World:
             (1, lambda: self.deliver(keep=True)),
             (12, lambda: self.work(("SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "RETRY", "FAILED"))),
             (2, self.give_way),
-            (1, self.kill),
-            (2, self.rescue),
+            (2, self.kill),
+            (3, self.rescue),
             (1, self.speak_from_the_grave),
             (1, self.lose_message),
             (1, self.recall),
             (1, lambda: self.recall(only_lost=False)),
             (2, self.pass_time),
             (1, self.cancel),
+            (2, self.submit),
         ]
         [(_, chosen)] = self.random.choices(steps, weights=[weight for weight, _ in steps])
         self.story.append(getattr(chosen, "__name__", "") if chosen.__name__ != "<lambda>" else "variant")

@@ -11,6 +11,7 @@ from schema.settings import Settings
 from workers.runtime import Runtime
 from workers.tasks import register_tasks
 
+_REAP_SECONDS = 0.2
 _settings = Settings.load()
 _runtime = Runtime(_settings)
 app = make_celery(_settings)
@@ -34,8 +35,11 @@ def _enter_process(**_: Any) -> None:
 
 
 @worker_ready.connect(weak=False)
-def _start_heart(**_: Any) -> None:
+def _start_heart(sender: Any, **_: Any) -> None:
     _runtime.start_heart()
+    # A dying process closes its sentinel a moment before it can be reaped: Celery then finds nobody dead, and would look
+    # again only after five seconds.
+    sender.hub.call_repeatedly(_REAP_SECONDS, sender.pool.maintain_pool)
 
 
 @worker_shutdown.connect(weak=False)

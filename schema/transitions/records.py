@@ -71,13 +71,14 @@ WITH outcome AS MATERIALIZED (
             THEN now() + o.delay_seconds * interval '1 second' END
     FROM before AS b JOIN outcome AS o ON o.id = b.id
     WHERE s.id = b.id
-    RETURNING s.id, b.old_state, b.new_state, s.scheduled_at, s.operation, s.attempt, s.executor, s.allow_failure
+    RETURNING s.id, b.old_state, b.new_state, s.scheduled_at, s.operation, s.attempt, s.executor,
+        s.started_at AS claimed_at, s.allow_failure
 ), attempts AS (
-    INSERT INTO subtask_attempts (subtask_id, claim, task_id, attempt, operation, outcome, executor, started_at,
-        finished_at, error_type, error_message, error_line)
+    INSERT INTO subtask_attempts (subtask_id, claim, task_id, attempt, operation, outcome, executor,
+        claimed_at, started_at,        finished_at, error_type, error_message, error_line)
     SELECT d.id, :claim, :task, d.attempt, d.operation, CASE
             WHEN d.old_state = 'CANCELING' THEN 'CANCELED' WHEN o.lost THEN 'LOST' WHEN o.verdict = 'RETRY' THEN 'FAILED' ELSE o.verdict
-        END, d.executor, o.started_at, o.finished_at, o.error_type, o.error_message, o.error_line
+        END, d.executor, d.claimed_at, o.started_at, o.finished_at, o.error_type, o.error_message, o.error_line
     FROM done AS d JOIN outcome AS o ON o.id = d.id
 ), results AS (
     INSERT INTO subtask_results (subtask_id, task_id, result)

@@ -127,7 +127,7 @@ def note_pace(connection: Connection, seconds_by_kind: Mapping[str, float]) -> N
 
 def typical_seconds(connection: Connection) -> dict[str, float]:
     """Return how long attempts take lately, by kind, where that is known."""
-    return dict(connection.execute(_PACES))
+    return {row.name: row.typical_seconds for row in connection.execute(_PACES)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,16 @@ _REFERENCE = "#/components/schemas/" + _BODY_SCHEMA
 
 def json_body(model: str) -> dict[str, Any]:
     """Return what an operation says about a body that it reads by itself."""
-    schema = {"$ref": _REFERENCE.format(model=model)}
+    return _body({"$ref": _REFERENCE.format(model=model)})
+
+
+def json_array_body(model: str, *, most: int) -> dict[str, Any]:
+    """Return what an operation says about a body that is a list, which it reads by itself."""
+    items = {"$ref": _REFERENCE.format(model=model)}
+    return _body({"type": "array", "items": items, "minItems": 1, "maxItems": most})
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 

@@ -9,7 +9,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -19,10 +19,11 @@ from pydantic import Field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog import get_logger
+from structlog.contextvars import bound_contextvars
 
 from schema.errors import TaskserverError
 from taskserver.projection import wire_time
-from taskserver.views.base import Moment, View
+from taskserver.views.view import Moment, View
 
 T = TypeVar("T")
 
@@ -102,11 +103,21 @@ def trace_of(request: Request) -> Trace:
 
 
 def answer(
-    request: Request, data: View | None = None, *, status: int = 200, headers: Mapping[str, str] | None = None
+    request: Request,
+    data: View | Sequence[View] | None = None,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Return the envelope around the data; without data the member is absent."""
-    written = "" if data is None else f'"data":{data.model_dump_json(by_alias=True, exclude_none=True)},'
+    written = "" if data is None else f'"data":{_written(data)},'
     return _response(trace_of(request), written, status=status, headers=headers)
+
+
+def _written(data: View | Sequence[View]) -> str:
+    if isinstance(data, View):
+        return data.model_dump_json(by_alias=True, exclude_none=True)
+    return f"[{','.join(map(_written, data))}]"
 
 
 def failure(trace: Trace, error: TaskserverError, headers: Mapping[str, str] | None = None) -> Response:
@@ -163,7 +174,8 @@ class Tracing:
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            with bound_contextvars(trace_id=trace.id):
+                await self._app(scope, receive, watched)
         except Exception as error:
             _log.exception("unexpected error", action="request", trace_id=trace.id, method=scope["method"])
             if begun:

@@ -15,7 +15,7 @@ from schema.states import TaskState
 from taskserver.field_types import Moment, TaskType
 from taskserver.projection import Status, states_of
 from taskserver.queries.listing import SORT_COLUMNS, Order, TaskFilter
-from taskserver.views.base import BIGINT_MAX
+from taskserver.views.view import BIGINT_MAX
 
 MAX_PAGE_SIZE = 2_000
 MAX_PAGE = 1_000_000_000

@@ -7,17 +7,17 @@ from fastapi import APIRouter, Depends, Request, Response
 from taskserver import planner
 from taskserver.api.authentication import Submitter, Viewer
 from taskserver.api.bodies import parse_json, read_body
-from taskserver.api.documentation import ERRORS, PREFIX, json_body
+from taskserver.api.documentation import ERRORS, PREFIX, json_array_body, json_body
 from taskserver.api.envelope import Envelope, answer, trace_of
 from taskserver.api.parameters import ListQuery, TaskPathId
 from taskserver.api.services import Served
 from taskserver.plan_view import plan_document
-from taskserver.queries.details import task_detail
+from taskserver.queries.details import task_detail, task_details
 from taskserver.queries.listing import list_tasks
 from taskserver.queries.operations import task_operations
 from taskserver.queries.plans import task_graph
+from taskserver.submission import MAX_BATCH, submit_batch, submit_document
 from taskserver.submission import Submitter as SubmittedBy
-from taskserver.submission import submit_document
 from taskserver.views.tasks import Operations, Plan, Task, TaskPage
 
 router = APIRouter(prefix=f"{PREFIX}/instances", tags=["tasks"], responses=ERRORS)
@@ -53,14 +53,35 @@ def post_instances(
     request: Request, principal: Submitter, served: Served, body: Annotated[bytes, Depends(_body)]
 ) -> Response:
     """Store a task and answer its detail. It is published once it is committed."""
-    trace = trace_of(request)
-    by = SubmittedBy(principal.name, principal.account, trace_id=trace.id, traceparent=trace.traceparent)
+    by = _submitter(request, principal)
     task, is_new = submit_document(served.engine, parse_json(body), by, limits=served.limits)
-    detail = task_detail(
-        served.engine, task, account=principal.account, silence_seconds=served.settings.dead_after_seconds
-    )
+    silence = served.settings.dead_after_seconds
+    detail = task_detail(served.engine, task, account=principal.account, silence_seconds=silence)
     location = {"Location": f"{PREFIX}/instances/{task}"}
     return answer(request, detail, status=201 if is_new else 200, headers=location)
+
+
+@router.post(
+    "/batch",
+    response_model=Envelope[list[Task]],
+    status_code=201,
+    summary="Submit several tasks",
+    openapi_extra=json_array_body("Submission", most=MAX_BATCH),
+)
+def post_batch(
+    request: Request, principal: Submitter, served: Served, body: Annotated[bytes, Depends(_body)]
+) -> Response:
+    """Store all the tasks or none, and answer their details in the same order."""
+    by = _submitter(request, principal)
+    tasks = submit_batch(served.engine, parse_json(body), by, limits=served.limits)
+    silence = served.settings.dead_after_seconds
+    details = task_details(served.engine, tasks, account=principal.account, silence_seconds=silence)
+    return answer(request, details, status=201)
+
+
+def _submitter(request: Request, principal: Submitter) -> SubmittedBy:
+    trace = trace_of(request)
+    return SubmittedBy(principal.name, principal.account, trace_id=trace.id, traceparent=trace.traceparent)
 
 
 @router.get("/{task_id}", response_model=Envelope[Task], summary="Show a task")

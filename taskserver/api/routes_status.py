@@ -20,8 +20,8 @@ from taskserver.api.waiting import Watch
 from taskserver.projection import is_settled
 from taskserver.queries.details import no_task
 from taskserver.queries.status import Mark, task_statuses
-from taskserver.views.base import BIGINT_MAX
 from taskserver.views.tasks import TaskStatus, TaskStatuses
+from taskserver.views.view import BIGINT_MAX
 
 router = APIRouter(prefix=f"{PREFIX}/instances", tags=["status"], responses={**ERRORS, **NOT_MODIFIED})
 

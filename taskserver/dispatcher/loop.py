@@ -13,7 +13,6 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 from structlog import get_logger
 
 from schema.database import transaction
@@ -77,8 +76,8 @@ class Dispatcher:
         except (Unavailable, RedisError, BrokerError) as error:
             self._rescuer.stalled()
             _log.warning("a server is away", action="dispatch", error=str(error))
-        except DBAPIError:
-            _log.exception("statement failed", action="dispatch")
+        except Exception:  # noqa: BLE001 - without this thread the server would take tasks and start none
+            _log.exception("dispatch failed", action="dispatch")
         self._stopping.wait(_OUTAGE_PAUSE_SECONDS)
         return None
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 
 from sqlalchemy import Engine, RowMapping, text
 
@@ -40,7 +41,7 @@ SELECT {HEAD}, t.definition_id, t.prohibit_rollback, t.priority, t.extra, t.biz_
     ARRAY(SELECT upstream_id FROM subtask_edges WHERE task_id = t.id ORDER BY upstream_id, downstream_id) AS sources,
     ARRAY(SELECT downstream_id FROM subtask_edges WHERE task_id = t.id ORDER BY upstream_id, downstream_id) AS sinks
 FROM tasks AS t JOIN task_progress AS p ON p.id = t.id
-WHERE t.id = :task AND t.account = :account
+WHERE t.id = ANY (CAST(:tasks AS bigint[])) AND t.account = :account
 """
 )
 
@@ -58,11 +59,27 @@ def task_detail(engine: Engine, task: TaskId, *, account: str, silence_seconds: 
         NotFound: The account has no such task.
 
     """
-    parameters = {"task": task, "account": account, "silence": silence_seconds, "result_bytes": RESULT_BYTES}
+    return task_details(engine, [task], account=account, silence_seconds=silence_seconds)[0]
+
+
+def task_details(engine: Engine, tasks: Sequence[TaskId], *, account: str, silence_seconds: float) -> list[Task]:
+    """Return the details of several tasks, in the order asked for.
+
+    Raises:
+        NotFound: The account lacks one of them.
+
+    """
+    parameters = {"tasks": tasks, "account": account, "silence": silence_seconds, "result_bytes": RESULT_BYTES}
     with one_statement(engine) as connection:
-        row = connection.execute(_DETAIL, parameters).mappings().one_or_none()
-    if row is None:
-        raise no_task(task)
+        rows = {row["id"]: row for row in connection.execute(_DETAIL, parameters).mappings()}
+    for task in tasks:
+        if task not in rows:
+            raise no_task(task)
+    views = {task: _detail_view(row) for task, row in rows.items()}
+    return [views[task] for task in tasks]
+
+
+def _detail_view(row: RowMapping) -> Task:
     subtasks = [SubtaskRow._make(one) for one in row["subtasks"] or ()]
     return Task(
         **head_of(row),

@@ -70,6 +70,7 @@ SORT_COLUMNS: Mapping[str, str] = {
     "startTime": "t.started_at",
     "finishTime": "t.finalized_at",
 }
+_NULLABLE = {"instanceId", "startTime", "finishTime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ class Order:
     @property
     def clause(self) -> str:
         """The SQL of it; a name that is not on the whitelist is a KeyError."""
-        return f"{SORT_COLUMNS[self.field]} {'DESC' if self.descending else 'ASC'} NULLS LAST"
+        # NULLS LAST only where there are any: with it an index cannot give the descending order.
+        nulls = " NULLS LAST" if self.field in _NULLABLE else ""
+        return f"{SORT_COLUMNS[self.field]} {'DESC' if self.descending else 'ASC'}{nulls}"
 
 
 _SUBTASKS = text(

@@ -49,7 +49,7 @@ _PART_OF = """
 SELECT (SELECT task_id FROM subtask_specs WHERE id = :subtask) = t.id AS exists, part.*
 FROM tasks AS t LEFT JOIN LATERAL (
     WITH attempts AS (
-        SELECT claim, attempt, operation, started_at, true AS ended FROM subtask_attempts WHERE subtask_id = :subtask
+        SELECT claim, attempt, operation, claimed_at AS started_at, true AS ended FROM subtask_attempts WHERE subtask_id = :subtask
         UNION ALL
         SELECT claim, attempt, operation, started_at, false FROM subtasks WHERE id = :subtask AND claim IS NOT NULL
     ), chunks AS (

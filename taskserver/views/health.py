@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from taskserver.views.base import View
+from taskserver.views.view import View
 
 
 class Live(View):

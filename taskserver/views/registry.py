@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from taskserver.views.base import Id, Moment, View
+from taskserver.views.view import Id, Moment, View
 
 
 class Kind(View):

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from schema.states import Operation, SubtaskState
-from taskserver.views.base import HexId, Id, Moment, View
+from taskserver.views.view import HexId, Id, Moment, View
 
 
 class BasicSubtask(View):

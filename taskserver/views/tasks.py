@@ -6,8 +6,8 @@ from pydantic import Field
 
 from schema.states import Operation, TaskState
 from taskserver.projection import Status
-from taskserver.views.base import HexId, Id, Moment, View
 from taskserver.views.subtasks import BasicSubtask, Subtask
+from taskserver.views.view import HexId, Id, Moment, View
 
 
 class Cluster(View):

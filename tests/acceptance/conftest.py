@@ -29,18 +29,23 @@ def environment(**given: str) -> dict[str, str]:
 def run_taskserver(
     *arguments: str, cwd: Path, stdin: str | None = None, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end."""
-    return subprocess.run(
+    """Run a command to its end; one that takes too long is ended in order, so that it leaves nothing running."""
+    process = subprocess.Popen(
         [sys.executable, "-P", "-m", "taskserver", *arguments],
         cwd=cwd,
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
         env=environment(**(env or {})),
-        capture_output=True,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=COMMAND_SECONDS,
-        check=False,
     )
+    too_late = threading.Timer(COMMAND_SECONDS, process.terminate)
+    too_late.start()
+    try:
+        out, err = process.communicate(stdin)
+    finally:
+        too_late.cancel()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @dataclass(frozen=True)

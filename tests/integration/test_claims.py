@@ -77,7 +77,7 @@ def test_of_two_processes_that_claim_at_the_same_moment_one_wins(engine: Engine)
 
 def test_overlapping_claims_share_out_what_is_ready(engine: Engine) -> None:
     keys = [f"s{number}" for number in range(12)]
-    task = make_task(engine, {key: () for key in keys})
+    task = make_task(engine, dict.fromkeys(keys, ()))
     task.release(*keys)
 
     taken = together(4, lambda number: task.claim(*keys[number * 2 : number * 2 + 6], process=number + 1))
@@ -128,7 +128,7 @@ def test_the_tasks_limit_refuses_what_is_beyond_it(engine: Engine) -> None:
 
 def test_the_limit_holds_for_many_that_claim_at_once(engine: Engine) -> None:
     keys = [f"s{number}" for number in range(8)]
-    task = make_task(engine, {key: () for key in keys}, concurrency=3)
+    task = make_task(engine, dict.fromkeys(keys, ()), concurrency=3)
     task.release(*keys)
 
     taken = together(8, lambda number: task.claim(keys[number], process=number + 1))

@@ -218,7 +218,7 @@ def test_upstreams_that_end_at_the_same_moment_free_their_downstream_once(engine
     keys = [f"u{number}" for number in range(width)]
     threads = min(width, 8)
     for carried in (True, False):
-        task = make_task(engine, {**{key: () for key in keys}, "join": tuple(keys)})
+        task = make_task(engine, {**dict.fromkeys(keys, ()), "join": tuple(keys)})
         carriers = {key: carrier_number(1, 0, place) for place, key in enumerate(keys)}
         if carried:
             carriers["join"] = carrier_number(1, 1, 0)
@@ -382,7 +382,7 @@ def test_an_error_with_every_kind_of_text_is_kept(engine: Engine) -> None:
 
 def test_a_wide_batch_is_recorded_in_one_statement(engine: Engine) -> None:
     keys = [f"s{number}" for number in range(500)]
-    task = make_task(engine, {**{key: () for key in keys}, "join": tuple(keys)})
+    task = make_task(engine, {**dict.fromkeys(keys, ()), "join": tuple(keys)})
     claimed = task.begin(*keys)
     began = time.monotonic()
 

@@ -95,7 +95,7 @@ def test_what_waits_for_something_else_is_not_released(engine: Engine, held: str
 def test_two_dispatchers_that_release_the_same_at_once_release_it_once(engine: Engine) -> None:
     keys = [f"s{number}" for number in range(20)]
     for _ in range(5):
-        task = make_task(engine, {key: () for key in keys})
+        task = make_task(engine, dict.fromkeys(keys, ()))
 
         together(4, lambda _, task=task: task.release(*keys))
 
@@ -113,7 +113,7 @@ def test_the_frontier_holds_what_lies_just_ahead_and_no_more_than_asked(engine: 
 
 def test_the_frontier_of_a_wide_graph_holds_each_once_with_the_edges_between_them(engine: Engine) -> None:
     keys = [f"s{number}" for number in range(40)]
-    task = make_task(engine, {**{key: () for key in keys}, "j": tuple(keys), "k": tuple(keys)})
+    task = make_task(engine, {**dict.fromkeys(keys, ()), "j": tuple(keys), "k": tuple(keys)})
     with task.locked() as (connection, _):
         nodes, edges = releases.load_frontier(connection, task.id, only_named=False, limit=100, ahead=100)
 

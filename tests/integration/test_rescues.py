@@ -25,7 +25,7 @@ def _promises_hold(engine: Engine) -> Iterator[None]:
 
 def _slice(engine: Engine, *keys: str, claimed: Sequence[str], **options: Any) -> StoredTask:
     """Return a slice in one unit of which some are claimed."""
-    task = make_task(engine, {key: () for key in keys}, dict.fromkeys(keys, options))
+    task = make_task(engine, dict.fromkeys(keys, ()), dict.fromkeys(keys, options))
     task.release(carriers=dict.fromkeys(keys, CARRIER))
     task.claim(*claimed)
     return task

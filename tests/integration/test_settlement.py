@@ -90,7 +90,7 @@ def test_the_task_settles_once_when_its_last_two_end_at_the_same_moment(engine: 
             held = [task.begin("a", process=1), task.begin("b", process=2)]
             before = task.progress().change_number
 
-            together(2, lambda number, task=task, held=held: task.record(held[number], verdict))  # type: ignore[arg-type]
+            together(2, lambda number, task=task, held=held, verdict=verdict: task.record(held[number], verdict))  # type: ignore[arg-type]
 
             assert task.column("state") == verdict
             assert task.progress().change_number >= before + 3

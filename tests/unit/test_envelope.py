@@ -13,9 +13,9 @@ from schema.states import Operation, TaskState
 from taskserver.api.bodies import parse_json
 from taskserver.api.envelope import Trace, answer, failure
 from taskserver.projection import Status, operation_of, states_of, status_of, time_of_epoch, wire_time
-from taskserver.views.base import View
 from taskserver.views.health import Live
 from taskserver.views.tasks import Creator
+from taskserver.views.view import View
 
 
 class Anything(View):

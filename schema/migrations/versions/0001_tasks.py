@@ -269,6 +269,7 @@ CREATE TABLE subtask_attempts (
     operation     text NOT NULL,
     outcome       text NOT NULL CHECK (outcome IN ('SUCCESSFUL', 'FAILED', 'CANCELED', 'LOST')),
     executor      text,
+    claimed_at    timestamptz NOT NULL,
     started_at    timestamptz NOT NULL,
     finished_at   timestamptz NOT NULL DEFAULT now(),
     error_type    text,
