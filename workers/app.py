@@ -4,6 +4,7 @@ from typing import Any
 
 from billiard import current_process
 from celery.signals import celeryd_after_setup, setup_logging, worker_process_init, worker_ready, worker_shutdown
+from kombu.transport import TRANSPORT_ALIASES
 
 from schema.celeryapp import make_celery
 from schema.logs import configure_logging
@@ -12,6 +13,7 @@ from workers.runtime import Runtime
 from workers.tasks import register_tasks
 
 _REAP_SECONDS = 0.2
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "workers.transport:Transport"))
 _settings = Settings.load()
 _runtime = Runtime(_settings)
 app = make_celery(_settings)

@@ -126,7 +126,7 @@ def start_dev(directory: Path, *options: str, env: Mapping[str, str] | None = No
 def first_line(process: "subprocess.Popen[str]") -> str:
     """Return the first line that it prints; empty when it ended, or had to be ended, without one."""
     assert process.stdout is not None
-    too_late = threading.Timer(START_SECONDS, process.kill)
+    too_late = threading.Timer(START_SECONDS, process.terminate)
     too_late.start()
     try:
         return process.stdout.readline()

@@ -76,7 +76,10 @@ def hang(ctx: Context, how: str, attempts: int = 1, seconds: float = 30) -> str:
 
 def _hold(how: str, seconds: float) -> None:
     if how == "frozen":
-        ctypes.PyDLL(None).sleep(int(seconds) + 1)  # holds the interpreter: no signal handler, no thread runs
+        library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(128)  # PyDLL keeps hold of the interpreter
+        library.pthread_mutex_init(mutex, None)
+        library.pthread_mutex_lock(mutex)
+        library.pthread_mutex_lock(mutex)  # for ever, and no signal ends it
     else:
         threading.Event().wait(seconds)
 
@@ -84,7 +87,7 @@ def _hold(how: str, seconds: float) -> None:
 @subtask("probe.say")
 def say(ctx: Context, failures: int = 0) -> None:
     """Log a line by each way there is, and fail the first attempts."""
-    print(f"printed in attempt {ctx.attempt}")  # noqa: T201
+    print(f"printed in attempt {ctx.attempt}")
     ctx.log.info("logged in attempt %s", ctx.attempt)
     if ctx.attempt <= failures:
         raise ValueError(f"attempt {ctx.attempt} is to fail")

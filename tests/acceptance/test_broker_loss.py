@@ -1,4 +1,4 @@
-"""Redis forgets, dies, or says everything twice: a message is only a hint, so every task settles, recorded once."""
+"""Redis forgets, dies, says everything twice, or talks nonsense: a message is only a hint, so every task settles."""
 
 import json
 import threading
@@ -39,7 +39,9 @@ def _assert_each_ran_once(product: Running, tasks: list[int], directory: Path) -
         (task, key) for task in tasks for key in _KEYS
     )
     for task in tasks:
-        assert sorted((one.key, one.outcome) for one in product.attempts(task)) == [(key, "SUCCESSFUL") for key in _KEYS]
+        assert sorted((one.key, one.outcome) for one in product.attempts(task)) == [
+            (key, "SUCCESSFUL") for key in _KEYS
+        ]
 
 
 def _gated_chord(product: Running, directory: Path) -> int:
@@ -92,11 +94,11 @@ def _echo(product: Running) -> Iterator[set[bytes]]:
     stopping = threading.Event()
 
     def copy() -> None:
-        while not stopping.is_set():
+        while not stopping.wait(0.002):
             for message in product.redis.lrange(DEFAULT_QUEUE, 0, -1):
                 if message not in copied:
                     copied.add(message)
-                    product.redis.lpush(DEFAULT_QUEUE, message, message)
+                    product.redis.lpush(DEFAULT_QUEUE, message)
 
     thread = threading.Thread(target=copy)
     thread.start()
@@ -109,7 +111,7 @@ def _echo(product: Running) -> Iterator[set[bytes]]:
 
 def test_messages_that_come_several_times_have_no_effect_but_one(product: Running, tmp_path: Path) -> None:
     with _echo(product) as copied:
-        tasks = _diamonds(product, tmp_path, count=30, seconds=0.01)
+        tasks = _diamonds(product, tmp_path, count=20, seconds=0.01)
         product.assert_successful(tasks)
 
     assert len(copied) >= len(tasks)

@@ -2,25 +2,24 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from tests.acceptance.conftest import Dev, running_dev
 from tests.acceptance.stack import (
     HANDLERS,
+    REPOSITORY,
     SETTINGS,
     Attempt,
     Document,
     Product,
     Running,
-    environment,
     ledger,
     running,
     wait_for_runs,
@@ -201,54 +200,34 @@ def test_what_a_killed_server_has_acknowledged_settles(product: Running) -> None
     assert states == [{"state": "SUCCESSFUL", "n": len(set(acknowledged))}]
 
 
-@contextmanager
-def _dev(directory: Path) -> Iterator[psutil.Process]:
-    """Run `taskserver dev` as its users do; it is killed at the end with all that it started, whatever had become of it."""
-    command = [sys.executable, "-m", "taskserver", "dev", "--port", "0", "--data", str(directory), "--no-flower"]
-    with environment(SETTINGS), (directory.parent / "dev.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*command, "--handlers", HANDLERS, "--concurrency", str(SLOTS)],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-    assert process.stdout is not None
-    try:
-        ready = process.stdout.readline()
-        assert ready.startswith(b"taskserver ready: "), (directory.parent / "dev.log").read_text()
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-        process.stdout.close()
+def _dev(directory: Path) -> AbstractContextManager[Dev]:
+    """Run `taskserver dev` as its users do, with a supervisor that can be killed."""
+    options = ("--no-flower", "--handlers", HANDLERS, "--concurrency", str(SLOTS))
+    return running_dev(directory, *options, env={**SETTINGS, "PYTHONPATH": str(REPOSITORY)})
 
 
-def _kill_everything(dev: psutil.Process, *, keep: tuple[str, ...] = ()) -> None:
-    family = [dev, *dev.children(recursive=True)]
+def _kill_everything(dev: Dev) -> None:
+    process = psutil.Process(dev.process.pid)
+    family = [process, *process.children(recursive=True)]
     for one in family:
         one.kill()
     psutil.wait_procs(family, timeout=10)
 
 
 def test_after_a_kill_of_everything_a_new_start_goes_on(tmp_path: Path) -> None:
-    directory = tmp_path / "data"
-    with _dev(directory) as dev:
-        product = Product(directory)
-        running_ = product.submit([_gate("a", tmp_path), {"key": "b", "kind": "builtin.noop", "upstreams": ["a"]}])
+    with _dev(tmp_path) as dev:
+        product = Product(dev.data)
+        begun = product.submit([_gate("a", tmp_path), {"key": "b", "kind": "builtin.noop", "upstreams": ["a"]}])
         wait_for_runs(tmp_path, 1)
-        waiting = [
-            product.submit(
-                [{"key": "n", "kind": "probe.span", "foreach": list(range(50)), "arguments": {"seconds": 0.02}}]
-            )
-            for _ in range(4)
-        ]
+        parts = {"key": "n", "kind": "probe.span", "foreach": list(range(50)), "arguments": {"seconds": 0.02}}
+        waiting = product.submit_many([[parts]] * 4)
         _kill_everything(dev)
         product.close()
     _open(tmp_path)
 
-    with _dev(directory):
-        product = Product(directory)
-        product.assert_successful([running_, *waiting])
+    with _dev(tmp_path) as dev:
+        product = Product(dev.data)
+        product.assert_successful([begun, *waiting])
         assert_invariants(product.engine)
-        assert [one.outcome for one in product.attempts(running_)] == ["LOST", "SUCCESSFUL", "SUCCESSFUL"]
+        assert [one.outcome for one in product.attempts(begun)] == ["LOST", "SUCCESSFUL", "SUCCESSFUL"]
         product.close()

@@ -1,7 +1,6 @@
 import base64
 import json
 from collections.abc import Iterator
-from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -302,14 +301,30 @@ def test_the_judge_of_silence_watches_for_as_long_before_it_judges(
     task.begin("a")
     task.set("a", "started_at = now() - interval '1 hour'")
     with transaction(engine) as connection:
-        assert rescues.find_lost_claims(connection, silence_seconds=0.0, limit=10)
-    rescuer = Rescuer(engine, redis, settings)
+        assert rescues.find_lost_claims(connection, silence_seconds=0.5, limit=10)
+    rescuer = Rescuer(engine, redis, settings.model_copy(update={"dead_after_seconds": 0.5}))
 
     rescuer.look()
     rescuer.look()
-
     assert task.states() == {"a": "RUNNING"}
-    assert timedelta(seconds=settings.dead_after_seconds) > timedelta(seconds=1)
+    eventually(lambda: rescuer.look() or task.states() == {"a": "PENDING"}, what="not rescued")
+
+    assert [attempt["outcome"] for attempt in task.attempts("a")] == ["LOST"]
+
+
+def test_an_outage_breaks_the_watch_of_the_judge(engine: Engine, redis: Redis, settings: Settings) -> None:
+    task = make_task(engine, {"a": (), "b": ()})
+    task.begin("a")
+    task.set("a", "started_at = now() - interval '1 hour'")
+    rescuer = Rescuer(engine, redis, settings.model_copy(update={"dead_after_seconds": 0.5}))
+    eventually(lambda: rescuer.look() or task.states()["a"] == "PENDING", what="not rescued")
+    task.begin("b")
+    task.set("b", "started_at = now() - interval '1 hour'")
+
+    rescuer.stalled()
+    rescuer.look()
+
+    assert task.states()["b"] == "RUNNING"
 
 
 def _fragment(*queues: str, body: str | None = None) -> Fragment:

@@ -27,8 +27,8 @@ FROM tasks AS t, generate_series(0, 9) AS n
     "UPDATE subtasks SET pending_upstreams = 1 WHERE id % 10 > 0 AND state = 'PENDING'",
     "UPDATE task_progress AS p SET open = true, startable = 1 FROM tasks AS t WHERE t.id = p.id AND t.state = 'RUNNING'",
     """
-INSERT INTO subtask_attempts (subtask_id, claim, task_id, attempt, operation, outcome, started_at)
-SELECT id, 1, task_id, 1, 'EXECUTE', 'SUCCESSFUL', now() FROM subtasks WHERE state = 'SUCCESSFUL'
+INSERT INTO subtask_attempts (subtask_id, claim, task_id, attempt, operation, outcome, claimed_at, started_at)
+SELECT id, 1, task_id, 1, 'EXECUTE', 'SUCCESSFUL', now(), now() FROM subtasks WHERE state = 'SUCCESSFUL'
 """,
     "ANALYZE",
 )

@@ -73,11 +73,12 @@ def test_the_first_release_starts_the_task_and_says_where(engine: Engine) -> Non
 
 def test_what_another_plan_has_taken_is_not_released_again(engine: Engine) -> None:
     task = make_task(engine, RUN)
-    first = task.release("a")
+    first = {key: carrier_number(5, step, 0) for step, key in enumerate("ab")}
+    task.release(carriers=first)
 
-    task.release("a", carriers={"a": carrier_number(99, 0, 0)})
+    task.release(carriers={key: carrier_number(99, step, 0) for step, key in enumerate("ab")})
 
-    assert task.row("a")["carrier"] == first["a"]
+    assert {key: task.row(key)["carrier"] for key in "ab"} == first
     assert task.progress().ready == 1
 
 
