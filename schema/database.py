@@ -87,6 +87,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     except DBAPIError as error:
         if is_outage(error):
             raise Unavailable("PostgreSQL does not answer; the call can be made again") from error
+        if getattr(error.orig, "sqlstate", None) in _CONFLICT_STATES:
+            raise Unavailable("another transaction was in the way; the call can be made again") from error
         raise
 
 
@@ -98,4 +100,5 @@ def is_outage(error: DBAPIError) -> bool:
 
 
 # No state at all: the connection could not be made. 57P0x: shutdown, crash, still starting. 53300: too many clients.
+_CONFLICT_STATES = {"40001", "40P01", "55P03"}  # serialisation failure, deadlock, lock timeout
 _OUTAGE_STATES = {None, "57P01", "57P02", "57P03", "53300", "08000", "08001", "08003", "08006"}

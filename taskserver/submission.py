@@ -4,8 +4,10 @@ Nothing here touches the broker. A task that is committed will run, whatever die
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, RowMapping, text
 
@@ -20,6 +22,7 @@ from taskserver.expansion import ExpandedSubtask, ExpandedTask, expand
 from taskserver.specification import Submission, parse_submission
 
 MAX_BATCH = 1000
+_T = TypeVar("_T")
 _DEFAULT_NAME = "task"
 _INLINE = "inline"
 
@@ -58,13 +61,20 @@ def submit_batch(engine: Engine, documents: object, submitter: Submitter, *, lim
     """
     if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_BATCH:
         raise InvalidArgument(f"a batch is a JSON array of 1 to {MAX_BATCH} submissions; send more in several batches")
+    submissions = [_located(at, partial(parse_submission, one, limits=limits)) for at, one in enumerate(documents)]
+    # In the order of the keys that guard against duplicates, so that two batches do not wait for each other.
+    in_order = sorted(enumerate(submissions), key=lambda one: _duplicate_key(one[1], submitter.account) or "")
+    tasks: dict[int, TaskId] = {}
     with transaction(engine) as connection:
-        return [_submit_one(connection, at, one, submitter, limits) for at, one in enumerate(documents)]
+        for at, submission in in_order:
+            tasks[at], _ = _located(at, partial(submit, connection, submission, submitter, limits=limits))
+    return [tasks[at] for at in range(len(submissions))]
 
 
-def _submit_one(connection: Connection, at: int, document: object, submitter: Submitter, limits: Limits) -> TaskId:
+def _located(at: int, step: Callable[[], _T]) -> _T:
+    """Take a step of one submission of a batch; an error says which one."""
     try:
-        return submit(connection, parse_submission(document, limits=limits), submitter, limits=limits)[0]
+        return step()
     except (Invalid, DuplicateInstance) as error:
         located = tuple(replace(one, field=f"/{at}{one.field}") for one in error.sub_errors)
         raise type(error)(f"submission {at}: {error.message}", target=error.target, sub_errors=located) from error

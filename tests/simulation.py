@@ -74,6 +74,9 @@ class RandomWindow:
     def typical_seconds(self) -> dict[str, float]:
         return {"test.kind": self._random.choice([0.001, 10.0])}
 
+    def measure(self) -> None:
+        """Nothing to ask."""
+
     def room(self, queues: Iterable[str]) -> dict[str, int]:
         return {queue: self._random.choice([0, 1, 2, 30]) for queue in queues}
 

@@ -1,10 +1,13 @@
 """The worker's composition root: `celery -A workers.app worker` starts here, and so does `taskserver worker`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from billiard import current_process
 from celery.signals import celeryd_after_setup, setup_logging, worker_process_init, worker_ready, worker_shutdown
 from kombu.transport import TRANSPORT_ALIASES
+from structlog import get_logger
 
 from schema.celeryapp import make_celery
 from schema.logs import configure_logging
@@ -18,6 +21,17 @@ _settings = Settings.load()
 _runtime = Runtime(_settings)
 app = make_celery(_settings)
 register_tasks(app, _runtime)
+_log = get_logger("taskserver.worker")
+
+
+@contextmanager
+def _needed() -> Iterator[None]:
+    """End the process when the block fails: Celery only logs it, and would take messages that nobody here can run."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - whatever it is, this process is of no use
+        _log.exception("worker cannot start", action="start")
+        raise SystemExit(1) from None
 
 
 @setup_logging.connect(weak=False)
@@ -27,13 +41,19 @@ def _setup_logging(**_: Any) -> None:
 
 @celeryd_after_setup.connect(weak=False)
 def _prepare(sender: str, instance: Any, **_: Any) -> None:
-    queues = list(instance.app.amqp.queues.consume_from)
-    _runtime.prepare(name=sender, concurrency=instance.concurrency, queues=queues)
+    with _needed():
+        wanted = _runtime.load_handlers()
+        queues = instance.app.amqp.queues
+        if queues.consume_from is queues:  # no queues were named: take those that the kinds here use
+            for name in wanted - queues.keys():
+                queues.add(name)
+        _runtime.register(name=sender, concurrency=instance.concurrency, queues=sorted(queues.consume_from))
 
 
 @worker_process_init.connect(weak=False)
 def _enter_process(**_: Any) -> None:
-    _runtime.enter_process(current_process().index)
+    with _needed():
+        _runtime.enter_process(current_process().index)
 
 
 @worker_ready.connect(weak=False)

@@ -46,13 +46,19 @@ class Heart:
             _log.warning("PostgreSQL is away; silence will tell", action="stop", worker=self._worker)
 
     def _run(self) -> None:
+        self._beat()
         while not self._stopping.wait(self._seconds):
             self._kill_overrun()
-            try:
-                with transaction(self._engine) as connection:
-                    registrations.beat(connection, self._worker, self.listen())
-            except Unavailable as error:
-                _log.warning("beat missed", action="beat", worker=self._worker, error=str(error))
+            self._beat()
+
+    def _beat(self) -> None:
+        try:
+            with transaction(self._engine) as connection:
+                registrations.beat(connection, self._worker, self.listen())
+        except Unavailable as error:
+            _log.warning("beat missed", action="beat", worker=self._worker, error=str(error))
+        except Exception:  # noqa: BLE001 - a worker without a heart is taken for dead, and what it runs is run again
+            _log.exception("beat failed", action="beat", worker=self._worker)
 
     def listen(self) -> Beat:
         """Return what the pool holds now."""

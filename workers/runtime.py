@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -25,6 +26,7 @@ from workers.runner import UnitRunner
 from workers.slots import Held, Slots
 
 CODE_VERSION = version("taskserver")
+_PAUSE_SECONDS = 0.5
 _CONNECTIONS = 3  # the runner, its watchdog, the log's flusher
 _log = get_logger("taskserver.worker")
 
@@ -39,9 +41,14 @@ class Runtime:
         self._heart: Heart | None = None
         self._runner: UnitRunner | None = None
 
-    def prepare(self, *, name: str, concurrency: int, queues: Sequence[str]) -> None:
-        """Import the handlers, register kinds and worker; in the main process, before the pool forks."""
+    def load_handlers(self) -> frozenset[str]:
+        """Import the handlers; return the queues that their kinds use. In the main process, before the pool forks."""
         self._registry = load_handlers(self._settings.handlers)
+        return frozenset(kind.queue for kind in self._registry.kinds())
+
+    def register(self, *, name: str, concurrency: int, queues: Sequence[str]) -> None:
+        """Register kinds and worker; in the main process, before the pool forks."""
+        assert self._registry is not None
         self._slots = Slots(concurrency)
         engine = self._engine("worker-main")
         with transaction(engine) as connection:
@@ -75,8 +82,7 @@ class Runtime:
         assert self._slots is not None
         assert self._registry is not None
         engine = self._engine("worker")
-        with transaction(engine) as connection:
-            process = registrations.draw_process_number(connection)
+        process = _draw_process_number(engine)
         slot = self._slots[index]
         left = slot.take_over(process, os.getpid())
         Capture().install()
@@ -105,6 +111,17 @@ class Runtime:
 
     def _engine(self, name: str) -> Engine:
         return make_engine(self._settings.require_database(), name=f"taskserver-{name}", pool_size=_CONNECTIONS)
+
+
+def _draw_process_number(engine: Engine) -> int:
+    """Return a number for this process, as soon as PostgreSQL answers: it takes no message before."""
+    while True:
+        try:
+            with transaction(engine) as connection:
+                return registrations.draw_process_number(connection)
+        except Unavailable as error:
+            _log.warning("PostgreSQL is away", action="enter_process", error=str(error))
+            threading.Event().wait(_PAUSE_SECONDS)
 
 
 def _write_logs(engine: Engine, rows: Sequence[LogRow]) -> None:

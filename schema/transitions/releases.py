@@ -4,7 +4,7 @@ The dispatcher reads what may start and what lies just ahead of it, plans, and m
 publishes. Also what returns to the dispatcher with time: delays that are due, tasks whose start has come.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -175,7 +175,8 @@ def open_due_tasks(connection: Connection) -> list[TaskId]:
     return [TaskId(one) for one in connection.execute(_OPEN_DUE).scalars()]
 
 
-# Walks the accounts that wait, one probe of the index each, and takes the head of each one's line.
+# Walks the accounts that wait, one probe of the index each, and takes the head of each one's line. While queues are full,
+# a task whose next subtasks are all for those is passed over, after a bounded look.
 _CANDIDATES = text(
     """
 WITH RECURSIVE accounts (account) AS (
@@ -189,19 +190,39 @@ FROM accounts AS a CROSS JOIN LATERAL (
     SELECT h.id, h.priority, row_number() OVER (PARTITION BY h.priority ORDER BY h.id) AS turn
     FROM (
         SELECT p.id, p.priority FROM task_progress AS p
-        WHERE p.open AND p.startable > 0 AND p.account = a.account
+        WHERE p.open AND p.startable > 0 AND p.account = a.account AND p.id <> ALL (CAST(:but AS bigint[]))
             AND (p.concurrency IS NULL OR p.running + p.canceling + p.ready < p.concurrency)
-        ORDER BY p.priority DESC, p.id LIMIT :limit + :offset
+            AND (cardinality(CAST(:full AS text[])) = 0 OR EXISTS (
+                SELECT FROM (
+                    SELECT s.id FROM subtasks AS s
+                    WHERE s.task_id = p.id AND s.state = 'PENDING' AND s.pending_upstreams = 0 AND s.carrier IS NULL
+                        AND s.scheduled_at IS NULL AND s.gate IS NULL
+                    ORDER BY s.id LIMIT 100
+                ) AS next JOIN subtask_specs AS d ON d.id = next.id
+                WHERE d.queue <> ALL (CAST(:full AS text[]))
+            ))
+        ORDER BY p.priority DESC, p.id LIMIT :limit
     ) AS h
 ) AS w
-ORDER BY w.priority DESC, w.turn, w.id LIMIT :limit OFFSET :offset
+ORDER BY w.priority DESC, w.turn, w.id LIMIT :limit
 """
 )
 
 
-def tasks_with_startable(connection: Connection, *, limit: int, offset: int = 0) -> list[TaskId]:
-    """Return tasks in which something may be released: by priority, then by turns between accounts, then by age."""
-    return [TaskId(one) for one in connection.execute(_CANDIDATES, {"limit": limit, "offset": offset}).scalars()]
+def tasks_with_startable(
+    connection: Connection, *, limit: int, full_queues: Collection[str] = (), but: Collection[TaskId] = ()
+) -> list[TaskId]:
+    """Return tasks in which something may be released: by priority, then by turns between accounts, then by age.
+
+    Args:
+        connection: Any transaction.
+        limit: The most tasks.
+        full_queues: Tasks with work for these queues alone are left out.
+        but: Tasks that have been looked at already.
+
+    """
+    parameters = {"limit": limit, "full": sorted(full_queues), "but": sorted(but)}
+    return [TaskId(one) for one in connection.execute(_CANDIDATES, parameters).scalars()]
 
 
 _NEXT_TIME = text(

@@ -25,10 +25,10 @@ _FRONTIER = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one look at a task did: how many units were published, and whether some were held back by the window."""
+    """What one look at a task did: how many units were published, and which full queues held others back."""
 
-    published: int
-    held: bool
+    published: int = 0
+    full: frozenset[str] = frozenset()
 
 
 class Advancer:
@@ -49,21 +49,22 @@ class Advancer:
                 unpublished is found and published later.
 
         """
+        self._window.measure()
         slots, typical = self._window.slots, self._window.typical_seconds
         with transaction(self._engine) as connection:
             if not progress.try_dispatch_lock(connection, task):
-                return Advance(0, held=False)
+                return Advance()
             locked = progress.lock(connection, task)
             if not locked.open or not locked.startable:
-                return Advance(0, held=False)
+                return Advance()
             nodes, edges = self._frontier(connection, locked)
             if not nodes:
-                return Advance(0, held=False)
+                return Advance()
             room = self._window.room({node.queue for node in nodes})
-            chosen, held = choose(_startable_fragments(nodes, edges, slots, typical), room)
+            chosen, full = choose(_startable_fragments(nodes, edges, slots, typical), room)
             publications = self._release(connection, task, chosen, nodes)
         canvas.publish(self._app, publications)
-        return Advance(sum(len(_head_units(one.fragment)) for one in publications), held)
+        return Advance(sum(len(_head_units(one.fragment)) for one in publications), full)
 
     def _frontier(
         self, connection: Connection, locked: progress.Progress
@@ -87,20 +88,25 @@ class Advancer:
         ]
 
 
-def choose(fragments: Sequence[Fragment], room: Mapping[str, int]) -> tuple[list[Fragment], bool]:
-    """Take fragments in order while their queues have room for their first units; tell whether one was left."""
+def choose(fragments: Sequence[Fragment], room: Mapping[str, int]) -> tuple[list[Fragment], frozenset[str]]:
+    """Take fragments in order while their queues have room for their first units; return them and the full queues."""
     left = dict(room)
     chosen = []
+    full: set[str] = set()
     for fragment in fragments:
         needed = Counter(unit.queue for unit in _head_units(fragment))
-        # A head wider than the whole window still goes, alone, when there is any room at all.
-        if all(
-            left.get(queue, 0) >= min(count, math.ceil(room.get(queue, 0) / 2) or 1) for queue, count in needed.items()
-        ):
+        lacking = {queue for queue, count in needed.items() if left.get(queue, 0) < _least(count, room.get(queue, 0))}
+        full |= lacking
+        if not lacking:
             chosen.append(fragment)
             for queue, count in needed.items():
                 left[queue] = max(0, left[queue] - count)
-    return chosen, len(chosen) < len(fragments)
+    return chosen, frozenset(full)
+
+
+def _least(count: int, room: int) -> int:
+    """Return how much room a head of that width needs: one wider than the window goes when half of it is free."""
+    return min(count, math.ceil(room / 2) or 1)
 
 
 def _startable_fragments(

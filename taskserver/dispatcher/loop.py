@@ -4,9 +4,11 @@ Woken by NOTIFY from the commit that made work startable; looks by itself every 
 window holds something back, as soon as workers have taken messages.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
@@ -17,6 +19,7 @@ from structlog import get_logger
 
 from schema.database import transaction
 from schema.errors import Unavailable
+from schema.identity import TaskId
 from schema.settings import Settings
 from schema.transitions import releases
 from taskserver.dispatcher.advance import Advancer
@@ -27,17 +30,19 @@ _LOOK_SECONDS = 1.0
 _HELD_LOOK_SECONDS = 0.005
 _OUTAGE_PAUSE_SECONDS = 0.5
 _PAGE = 200
-_PAGES = 50
+_MOST_TASKS = 10_000
+_SHORTEST_LOOK_SECONDS = 0.02
 _log = get_logger("taskserver.dispatcher")
+_T = TypeVar("_T")
 
 
 class Dispatcher:
     """One thread that looks for work to publish until it is stopped."""
 
     def __init__(self, engine: Engine, app: Celery, redis: Redis, settings: Settings, *, name: str) -> None:
-        window = Window(engine, redis, settings)
+        self._window = Window(engine, redis, settings)
         self._engine = engine
-        self._advancer = Advancer(engine, app, window, executor=name)
+        self._advancer = Advancer(engine, app, self._window, executor=name)
         self._rescuer = Rescuer(engine, redis, settings)
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -59,17 +64,13 @@ class Dispatcher:
 
     def _run(self) -> None:
         next_look = time.monotonic()
-        pause = 0.0
         while not self._stopping.is_set():
-            self._wake.wait(pause)
-            self._wake.clear()
             if time.monotonic() >= next_look:
-                next_look = time.monotonic() + _LOOK_SECONDS
-                self._guarded(self._look)
-            held = self._guarded(self._publish)
-            pause = self._pause(next_look, held=held)
+                next_look = time.monotonic() + (self._guarded(self._look) or _LOOK_SECONDS)
+            full = self._guarded(self._publish) or frozenset()
+            self._await_work(full, until=next_look)
 
-    def _guarded(self, step: Callable[[], bool]) -> bool | None:
+    def _guarded(self, step: Callable[[], _T]) -> _T | None:
         """Run a step; None when a server was away or the step failed, and the next look must do."""
         try:
             return step()
@@ -81,7 +82,8 @@ class Dispatcher:
         self._stopping.wait(_OUTAGE_PAUSE_SECONDS)
         return None
 
-    def _look(self) -> bool:
+    def _look(self) -> float:
+        """Start what time has brought, find what was lost; return how long until the next look."""
         with transaction(self._engine) as connection:
             releases.open_due_tasks(connection)
             due = releases.tasks_with_due_delays(connection, limit=_PAGE)
@@ -89,24 +91,44 @@ class Dispatcher:
             with transaction(self._engine) as connection:
                 releases.end_delays(connection, task)
         self._rescuer.look()
-        return False
+        with transaction(self._engine) as connection:
+            next_delay = releases.seconds_to_next_delay(connection)
+        if next_delay is None:
+            return _LOOK_SECONDS
+        return min(_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, next_delay))
 
-    def _publish(self) -> bool:
-        """Advance the tasks that wait, in their order, until the window is full; tell whether it held any back."""
-        held = False
-        for page in range(_PAGES):
+    def _publish(self) -> frozenset[str]:
+        """Advance the tasks that wait, in their order, until the window is full; return the queues that held some back."""
+        full: frozenset[str] = frozenset()
+        looked: set[TaskId] = set()
+        while len(looked) < _MOST_TASKS:
             with transaction(self._engine) as connection:
-                tasks = releases.tasks_with_startable(connection, limit=_PAGE, offset=page * _PAGE)
-            published = 0
+                tasks = releases.tasks_with_startable(connection, limit=_PAGE, full_queues=full, but=looked)
             for task in tasks:
-                result = self._advancer.advance(task)
-                published += result.published
-                held = held or result.held
-            if len(tasks) < _PAGE or not published:
+                full |= self._advance(task)
+            looked.update(tasks)
+            if len(tasks) < _PAGE:
                 break
-        return held
+        return full
 
-    def _pause(self, next_look: float, *, held: bool | None) -> float:
-        if held:
-            return _HELD_LOOK_SECONDS
-        return max(0.0, next_look - time.monotonic())
+    def _advance(self, task: TaskId) -> frozenset[str]:
+        """Advance one task; a fault in one does not keep the others waiting."""
+        try:
+            return self._advancer.advance(task).full
+        except (Unavailable, RedisError, BrokerError):
+            raise
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("task not advanced", action="dispatch", task=task)
+            return frozenset()
+
+    def _await_work(self, full: frozenset[str], *, until: float) -> None:
+        """Wait until something may start: a wake-up, the next look, or room in a queue that was full and has workers."""
+        watched = full & self._window.slots.keys()
+        while not self._wake.wait(min(_HELD_LOOK_SECONDS if watched else math.inf, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until or (watched and self._guarded(lambda: self._has_room(watched)) is not False):
+                break
+        self._wake.clear()
+
+    def _has_room(self, queues: frozenset[str]) -> bool:
+        self._window.measure()
+        return any(self._window.room(queues).values())

@@ -5,7 +5,7 @@ cancel, priority and fairness act at once and no backlog makes a storm of duplic
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from redis import Redis
 from sqlalchemy import Engine
@@ -29,6 +29,8 @@ class Window:
         self._started: Mapping[str, int] = {}
         self._typical: Mapping[str, float] = {}
         self._rates: dict[str, float] = {}
+        self._known: set[str] = set()
+        self._lengths: dict[str, int] = {}
 
     @property
     def slots(self) -> Mapping[str, int]:
@@ -59,23 +61,38 @@ class Window:
         self._started = started
         self._refreshed = now
 
+    def measure(self) -> None:
+        """Ask the broker how long the queues are; before a task is locked, so that a slow broker holds up no worker.
+
+        Raises:
+            redis.exceptions.RedisError: The broker is away.
+
+        """
+        self._known.update(self.slots)
+        self._measure(sorted(self._known))
+
     def room(self, queues: Iterable[str]) -> dict[str, int]:
-        """Return how many more units each queue may take now.
+        """Return how many more units each queue may take, by the last measure; a queue not met before is asked about.
 
         Raises:
             redis.exceptions.RedisError: The broker is away.
 
         """
         names = list(queues)
+        if fresh := [name for name in names if name not in self._lengths]:
+            self._known.update(fresh)
+            self._measure(fresh)
         slots = self.slots
+        return {
+            name: max(0, self._size(slots.get(name, 0), self._rates.get(name, 0.0)) - self._lengths[name])
+            for name in names
+        }
+
+    def _measure(self, names: Sequence[str]) -> None:
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.llen(name)
-            lengths = pipeline.execute()
-        return {
-            name: max(0, self._size(slots.get(name, 0), self._rates.get(name, 0.0)) - length)
-            for name, length in zip(names, lengths, strict=True)
-        }
+            self._lengths.update(zip(names, pipeline.execute(), strict=True))
 
     def _size(self, slots: int, rate: float) -> int:
         return max(self._settings.window_per_slot * max(1, slots), int(rate))

@@ -36,7 +36,7 @@ _STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "frontier": (releases._FRONTIER, {"task": 20, "all": True, "limit": 5000, "ahead": 1000}),
     "edges": (releases._EDGES, {"ids": [200, 201, 202]}),
     "release": (releases._RELEASE, {"ids": [200], "carriers": [4096], "task": 20, "executor": "one"}),
-    "candidates": (releases._CANDIDATES, {"limit": 200, "offset": 0}),
+    "candidates": (releases._CANDIDATES, {"limit": 200, "full": [], "but": []}),
     "due": (releases._DUE_TASKS, {"limit": 200}),
     "open due": (releases._OPEN_DUE, {}),
     "next time": (releases._NEXT_TIME, {}),
