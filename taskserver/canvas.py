@@ -13,7 +13,7 @@ from celery import Celery, chain, chord
 from celery.canvas import Signature
 
 from schema.identity import subtask_hex
-from schema.transitions.releases import Startable
+from schema.transitions.frontiers import Startable
 from schema.wire import RELEASED_AT_HEADER, UNIT_TASK, UnitMessage
 from taskserver.planner import Chord, Fragment, Step, Unit
 

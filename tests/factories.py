@@ -16,6 +16,7 @@ from schema.identity import SubtaskId, TaskId
 from schema.transitions import claims, progress, records, releases, rescues
 from schema.transitions.claims import Claimed
 from schema.transitions.creation import NewSubtask, NewTask, create_task
+from schema.transitions.frontiers import Share, load_frontiers
 from schema.transitions.progress import Progress
 from schema.transitions.records import Outcome, Recorded, Verdict
 from schema.transitions.rescues import LostClaim, LostUnit, Seen
@@ -61,7 +62,7 @@ class StoredTask:
                 draw = text("SELECT nextval('fragment_numbers')")
                 carriers = {key: carrier_number(connection.execute(draw).scalar_one(), 0, 0) for key in keys}
             plan = [(self.ids[key], number) for key, number in carriers.items()]
-            releases.release(connection, self.id, plan, executor="test-server")
+            releases.release(connection, [self.id], plan, executor="test-server")
         return dict(carriers)
 
     def claim(self, *keys: str, process: int = PROCESS) -> list[Claimed]:
@@ -105,8 +106,9 @@ class StoredTask:
         """Return the keys that the dispatcher would be given to plan."""
         names = {subtask: key for key, subtask in self.ids.items()}
         with self.locked() as (connection, _):
-            nodes, _edges = releases.load_frontier(connection, self.id, only_named=only_named, limit=limit, ahead=ahead)
-        return [names[node.id] for node in nodes]
+            share = Share(self.id, limit, only_named=only_named)
+            loaded = load_frontiers(connection, [share], ahead=ahead)
+        return [names[node.id] for frontier in loaded for node in frontier.nodes]
 
     def row(self, key: str) -> RowMapping:
         return one(self.engine, "SELECT * FROM subtasks WHERE id = :id", id=self.ids[key])

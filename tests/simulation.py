@@ -123,7 +123,7 @@ class World:
         """Advance one task as a dispatcher does; without `publish` it died between its commit and the broker."""
         task = self.random.choice(self.tasks)
         self._published.clear()
-        self._advancer.advance(task.id)
+        self._advancer.advance([task.id])
         if publish:
             for publication in self._published:
                 self.queue.extend(_canvas(task, publication).stages[0])

@@ -7,6 +7,7 @@ code that holds the interpreter stops no other way. Its attempt is recorded by t
 import os
 import signal
 import threading
+from contextlib import suppress
 
 from sqlalchemy import Engine
 from structlog import get_logger
@@ -76,7 +77,8 @@ class Heart:
             held = self._slots[index].read()
             if held.overran and _is_alive(held.pid):
                 _log.warning("killing a process past its timeout", action="kill", pid=held.pid, subtask=held.begun)
-                os.kill(held.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended in between
+                    os.kill(held.pid, signal.SIGKILL)
 
 
 def _is_alive(pid: int) -> bool:

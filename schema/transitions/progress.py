@@ -5,6 +5,7 @@ reads other rows as they were before the wait, so what is decided is decided in 
 deltas in the transaction of the move, so that parent and children agree in every committed snapshot.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, text
@@ -58,6 +59,11 @@ class Progress:
         return not self.is_failing and self.pending + self.ready + self.begun == 0
 
     @property
+    def may_start(self) -> bool:
+        """Tell whether something of the task waits for a release."""
+        return self.open and self.startable > 0 and self.room != 0
+
+    @property
     def room(self) -> int | None:
         """Return how many more subtasks may begin under the task's limit; None without one."""
         return None if self.concurrency is None else max(0, self.concurrency - self.begun - self.ready)
@@ -68,7 +74,15 @@ _LOCK_NOT_DURABLE = text(
     f"SELECT {COLUMNS}, set_config('synchronous_commit', 'off', true) FROM task_progress WHERE id = :task FOR UPDATE"
 )
 _READ = text(f"SELECT {COLUMNS} FROM task_progress WHERE id = :task")
-_TRY = text("SELECT pg_try_advisory_xact_lock(:space, :key)")
+_LOCK_ALL = text(
+    f"SELECT {COLUMNS} FROM task_progress WHERE id = ANY (CAST(:tasks AS bigint[])) ORDER BY id FOR UPDATE"
+)
+_TRY = text(
+    """
+SELECT task FROM unnest(CAST(:tasks AS bigint[]), CAST(:keys AS integer[])) AS wanted (task, key)
+WHERE pg_try_advisory_xact_lock(:space, key)
+"""
+)
 _NOTIFY = text("SELECT pg_notify(:channel, :task)")
 
 _DISPATCH_LOCK_SPACE = 0x7473
@@ -86,13 +100,23 @@ def lock(connection: Connection, task: TaskId, *, durable: bool = True) -> Progr
     return Progress.of(row)
 
 
-def try_dispatch_lock(connection: Connection, task: TaskId) -> bool:
-    """Take the right to plan this task until the transaction ends; False when another dispatcher has it.
+def lock_all(connection: Connection, tasks: Collection[TaskId]) -> list[Progress]:
+    """Lock the progress rows of several tasks, in the order of their ids.
 
-    Not the progress row with SKIP LOCKED: busy workers hold that often, and the task would starve.
+    Only for who holds no lock yet: all others hold one task's row and wait for no second, so none waits in a circle.
     """
-    key = (task & 0xFFFFFFFF) - 0x80000000
-    return bool(connection.execute(_TRY, {"space": _DISPATCH_LOCK_SPACE, "key": key}).scalar_one())
+    return [Progress.of(row) for row in connection.execute(_LOCK_ALL, {"tasks": sorted(tasks)}).mappings()]
+
+
+def try_dispatch_locks(connection: Connection, tasks: Sequence[TaskId]) -> list[TaskId]:
+    """Take the right to plan these tasks until the transaction ends; return those that no other dispatcher has.
+
+    Not the progress rows with SKIP LOCKED: busy workers hold those often, and the tasks would starve.
+    """
+    keys = [(task & 0xFFFFFFFF) - 0x80000000 for task in tasks]
+    parameters = {"space": _DISPATCH_LOCK_SPACE, "tasks": list(tasks), "keys": keys}
+    taken = set(connection.execute(_TRY, parameters).scalars())
+    return [task for task in tasks if task in taken]
 
 
 def wake_dispatcher(connection: Connection, task: TaskId) -> None:

@@ -5,76 +5,12 @@ publishes. Also what returns to the dispatcher with time: delays that are due, t
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, text
 
 from schema.identity import SubtaskId, TaskId
 from schema.transitions import progress
-
-# Breadth first from what may start, each node once; LIMIT ends the walk early.
-_FRONTIER = text(
-    """
-WITH RECURSIVE startable AS MATERIALIZED (
-    SELECT id FROM subtasks
-    WHERE task_id = :task AND state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL
-        AND gate IS NULL AND (:all OR operation <> 'EXECUTE')
-    ORDER BY id LIMIT :limit
-), ahead (id) AS (
-    SELECT id FROM startable
-    UNION
-    SELECT e.downstream_id FROM ahead AS a JOIN subtask_edges AS e ON e.upstream_id = a.id
-), near AS (SELECT id FROM ahead LIMIT (SELECT count(*) FROM startable) + :ahead)
-SELECT s.id, d.queue, d.kind, d.series_id, s.isolated, s.pending_upstreams
-FROM near AS n JOIN subtasks AS s ON s.id = n.id JOIN subtask_specs AS d ON d.id = n.id
-WHERE s.state = 'PENDING' AND s.carrier IS NULL AND s.scheduled_at IS NULL AND s.gate IS NULL
-    AND (:all OR s.operation <> 'EXECUTE')
-ORDER BY s.id
-"""
-)
-
-_EDGES = text(
-    """
-SELECT upstream_id, downstream_id FROM subtask_edges
-WHERE upstream_id = ANY (CAST(:ids AS bigint[])) ORDER BY upstream_id, downstream_id
-"""
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Startable:
-    """A subtask at or just beyond the frontier."""
-
-    id: SubtaskId
-    queue: str
-    kind: str
-    series_id: int
-    isolated: bool
-    pending_upstreams: int
-
-
-def load_frontier(
-    connection: Connection, task: TaskId, *, only_named: bool, limit: int, ahead: int
-) -> tuple[list[Startable], list[tuple[int, int]]]:
-    """Return what may start now, up to `limit`, with up to `ahead` subtasks beyond it, and the edges among them.
-
-    Args:
-        connection: A transaction that holds the progress row.
-        task: Whose.
-        only_named: While the task is failing, only what an operator named may start.
-        limit: The most startable subtasks to load.
-        ahead: The most subtasks beyond those.
-
-    """
-    parameters = {"task": task, "all": not only_named, "limit": limit, "ahead": ahead}
-    nodes = [Startable(**row) for row in connection.execute(_FRONTIER, parameters).mappings()]
-    if len(nodes) < 2:  # noqa: PLR2004 - one node has no edge to another
-        return nodes, []
-    known = {node.id for node in nodes}
-    edges = connection.execute(_EDGES, {"ids": sorted(known)}).all()
-    return nodes, [(upstream, downstream) for upstream, downstream in edges if downstream in known]
-
 
 _RELEASE = text(
     """
@@ -85,52 +21,47 @@ WITH plan AS (
     SET carrier = p.carrier, state = CASE WHEN s.pending_upstreams = 0 THEN 'READY' ELSE 'PENDING' END,
         released_at = CASE WHEN s.pending_upstreams = 0 THEN now() END
     FROM plan AS p
-    WHERE s.id = p.id AND s.task_id = :task AND s.state = 'PENDING' AND s.carrier IS NULL AND s.scheduled_at IS NULL
-        AND s.gate IS NULL
-    RETURNING s.state
+    WHERE s.id = p.id AND s.task_id = ANY (CAST(:tasks AS bigint[])) AND s.state = 'PENDING' AND s.carrier IS NULL
+        AND s.scheduled_at IS NULL AND s.gate IS NULL
+    RETURNING s.task_id, s.state
 ), counted AS (
-    SELECT (count(*) FILTER (WHERE state = 'READY'))::int AS n FROM released
+    SELECT task_id, (count(*) FILTER (WHERE state = 'READY'))::int AS n FROM released GROUP BY task_id
 ), started AS (
     UPDATE tasks SET state = 'RUNNING', started_at = now(), executor = :executor
-    WHERE id = :task AND state = 'CREATED'
+    WHERE id IN (SELECT task_id FROM counted) AND state = 'CREATED'
+), moved AS (
+    UPDATE task_progress AS p SET pending = p.pending - n, ready = p.ready + n, startable = p.startable - n,
+        change_number = p.change_number + 1
+    FROM counted WHERE p.id = counted.task_id
 )
-UPDATE task_progress SET pending = pending - n, ready = ready + n, startable = startable - n,
-    change_number = change_number + 1
-FROM counted WHERE id = :task
-RETURNING now()
+SELECT now()
 """
 )
 
 
 def release(
-    connection: Connection, task: TaskId, carriers: Sequence[tuple[SubtaskId, int]], *, executor: str
+    connection: Connection, tasks: Sequence[TaskId], carriers: Sequence[tuple[SubtaskId, int]], *, executor: str
 ) -> datetime:
-    """Give each subtask its carrier; those that may start now become READY. The first release starts the task.
+    """Give each subtask its carrier; those that may start now become READY. The first release starts a task.
 
-    Holds the progress row. Returns the time of the release.
+    Holds the progress rows of all the tasks. Returns the time of the release.
     """
     parameters = {
         "ids": [subtask for subtask, _ in carriers],
         "carriers": [carrier for _, carrier in carriers],
-        "task": task,
+        "tasks": list(tasks),
         "executor": executor,
     }
     released_at: datetime = connection.execute(_RELEASE, parameters).scalar_one()
     return released_at
 
 
-_NUMBERS = text(
-    """
-SELECT task_id AS task_hex, ARRAY(SELECT nextval('fragment_numbers') FROM generate_series(1, :count)) AS numbers
-FROM tasks WHERE id = :task
-"""
-)
+_NUMBERS = text("SELECT nextval('fragment_numbers') FROM generate_series(1, :count)")
 
 
-def draw_fragment_numbers(connection: Connection, task: TaskId, count: int) -> tuple[str, list[int]]:
-    """Return the task's hex id, which is the root of its messages, and new fragment numbers, ascending."""
-    row = connection.execute(_NUMBERS, {"task": task, "count": count}).one()
-    return row.task_hex, sorted(row.numbers)
+def draw_fragment_numbers(connection: Connection, count: int) -> list[int]:
+    """Return new fragment numbers, ascending."""
+    return sorted(connection.execute(_NUMBERS, {"count": count}).scalars())
 
 
 _DUE_TASKS = text(
@@ -185,11 +116,11 @@ WITH RECURSIVE accounts (account) AS (
     SELECT (SELECT min(p.account) FROM task_progress AS p WHERE p.open AND p.startable > 0 AND p.account > a.account)
     FROM accounts AS a WHERE a.account IS NOT NULL
 )
-SELECT w.id
+SELECT w.id, w.startable
 FROM accounts AS a CROSS JOIN LATERAL (
-    SELECT h.id, h.priority, row_number() OVER (PARTITION BY h.priority ORDER BY h.id) AS turn
+    SELECT h.id, h.priority, h.startable, row_number() OVER (PARTITION BY h.priority ORDER BY h.id) AS turn
     FROM (
-        SELECT p.id, p.priority FROM task_progress AS p
+        SELECT p.id, p.priority, p.startable FROM task_progress AS p
         WHERE p.open AND p.startable > 0 AND p.account = a.account AND p.id <> ALL (CAST(:but AS bigint[]))
             AND (p.concurrency IS NULL OR p.running + p.canceling + p.ready < p.concurrency)
             AND (cardinality(CAST(:full AS text[])) = 0 OR EXISTS (
@@ -211,7 +142,7 @@ ORDER BY w.priority DESC, w.turn, w.id LIMIT :limit
 
 def tasks_with_startable(
     connection: Connection, *, limit: int, full_queues: Collection[str] = (), but: Collection[TaskId] = ()
-) -> list[TaskId]:
+) -> dict[TaskId, int]:
     """Return tasks in which something may be released: by priority, then by turns between accounts, then by age.
 
     Args:
@@ -220,9 +151,12 @@ def tasks_with_startable(
         full_queues: Tasks with work for these queues alone are left out.
         but: Tasks that have been looked at already.
 
+    Returns:
+        How many subtasks may start, by task, in that order.
+
     """
     parameters = {"limit": limit, "full": sorted(full_queues), "but": sorted(but)}
-    return [TaskId(one) for one in connection.execute(_CANDIDATES, parameters).scalars()]
+    return {TaskId(task): startable for task, startable in connection.execute(_CANDIDATES, parameters)}
 
 
 _NEXT_TIME = text(

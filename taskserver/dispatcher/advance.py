@@ -1,4 +1,7 @@
-"""Advancing one task: plan what may start and what lies just ahead, mark it released, commit, publish."""
+"""Advancing tasks: plan what may start and what lies just ahead, mark it released, commit, publish.
+
+Several tasks share one transaction, because most of them have little to release and a transaction costs more.
+"""
 
 import math
 from collections import Counter
@@ -11,8 +14,9 @@ from sqlalchemy import Connection, Engine
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.identity import SubtaskId, TaskId
-from schema.transitions import progress, releases
-from schema.transitions.releases import Startable
+from schema.transitions import frontiers, progress, releases
+from schema.transitions.frontiers import Frontier, Share, Startable
+from schema.transitions.progress import Progress
 from taskserver import canvas
 from taskserver.canvas import Publication
 from taskserver.dispatcher.window import Window
@@ -25,14 +29,14 @@ _FRONTIER = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one look at a task did: how many units were published, and which full queues held others back."""
+    """What one look at some tasks did: how many units were published, and which full queues held others back."""
 
     published: int = 0
     full: frozenset[str] = frozenset()
 
 
 class Advancer:
-    """Plans and publishes one task at a time; safe to run in any number of servers at once."""
+    """Plans and publishes; safe to run in any number of servers at once."""
 
     def __init__(self, engine: Engine, app: Celery, window: Window, *, executor: str) -> None:
         self._engine = engine
@@ -40,8 +44,11 @@ class Advancer:
         self._window = window
         self._executor = executor
 
-    def advance(self, task: TaskId) -> Advance:
-        """Release what may start in the task and there is room for, commit, and publish it.
+    def advance(self, tasks: Sequence[TaskId]) -> Advance:
+        """Release what may start in the tasks and there is room for, commit, and publish it.
+
+        Args:
+            tasks: In the order in which they are served while there is room.
 
         Raises:
             Unavailable: PostgreSQL is away; nothing was published.
@@ -50,42 +57,49 @@ class Advancer:
 
         """
         self._window.measure()
-        slots, typical = self._window.slots, self._window.typical_seconds
         with transaction(self._engine) as connection:
-            if not progress.try_dispatch_lock(connection, task):
-                return Advance()
-            locked = progress.lock(connection, task)
-            if not locked.open or not locked.startable:
-                return Advance()
-            nodes, edges = self._frontier(connection, locked)
-            if not nodes:
-                return Advance()
-            room = self._window.room({node.queue for node in nodes})
-            chosen, full = choose(_startable_fragments(nodes, edges, slots, typical), room)
-            publications = self._release(connection, task, chosen, nodes)
+            chosen, full = self._choose(self._load(connection, tasks))
+            publications = self._release(connection, chosen)
         canvas.publish(self._app, publications)
         return Advance(sum(len(_head_units(one.fragment)) for one in publications), full)
 
-    def _frontier(
-        self, connection: Connection, locked: progress.Progress
-    ) -> tuple[list[Startable], list[tuple[int, int]]]:
-        limit = _FRONTIER if locked.room is None else min(_FRONTIER, locked.room)
-        return releases.load_frontier(connection, locked.id, only_named=locked.is_failing, limit=limit, ahead=_AHEAD)
+    def _load(self, connection: Connection, tasks: Sequence[TaskId]) -> list[Frontier]:
+        mine = progress.try_dispatch_locks(connection, tasks)
+        locked = {one.id: one for one in progress.lock_all(connection, mine)} if mine else {}
+        shares = [_share(locked[task]) for task in mine if task in locked and locked[task].may_start]
+        return frontiers.load_frontiers(connection, shares, ahead=_AHEAD) if shares else []
 
-    def _release(
-        self, connection: Connection, task: TaskId, chosen: Sequence[Fragment], nodes: Sequence[Startable]
-    ) -> list[Publication]:
+    def _choose(self, loaded: Sequence[Frontier]) -> tuple[list[tuple[Frontier, Fragment]], frozenset[str]]:
+        slots, typical = self._window.slots, self._window.typical_seconds
+        left = self._window.room({node.queue for frontier in loaded for node in frontier.nodes})
+        taken: list[tuple[Frontier, Fragment]] = []
+        full: frozenset[str] = frozenset()
+        for frontier in loaded:
+            chosen, lacking = choose(_startable_fragments(frontier, slots, typical), left)
+            taken += [(frontier, fragment) for fragment in chosen]
+            full |= lacking
+            for queue, count in Counter(unit.queue for one in chosen for unit in _head_units(one)).items():
+                left[queue] = max(0, left[queue] - count)
+        return taken, full
+
+    def _release(self, connection: Connection, chosen: Sequence[tuple[Frontier, Fragment]]) -> list[Publication]:
         if not chosen:
             return []
-        task_hex, numbers = releases.draw_fragment_numbers(connection, task, len(chosen))
-        carriers = [_carriers(fragment, number) for fragment, number in zip(chosen, numbers, strict=True)]
+        numbers = releases.draw_fragment_numbers(connection, len(chosen))
+        carriers = [_carriers(fragment, number) for (_, fragment), number in zip(chosen, numbers, strict=True)]
         carried = [(SubtaskId(one), number) for each in carriers for ids, number in each.items() for one in ids]
-        released_at = releases.release(connection, task, carried, executor=self._executor)
-        by_id: dict[int, Startable] = {node.id: node for node in nodes}
+        tasks = sorted({frontier.task for frontier, _ in chosen})
+        released_at = releases.release(connection, tasks, carried, executor=self._executor)
+        nodes: dict[int, Startable] = {node.id: node for frontier, _ in chosen for node in frontier.nodes}
         return [
-            Publication(task, task_hex, released_at, fragment, each, by_id)
-            for fragment, each in zip(chosen, carriers, strict=True)
+            Publication(frontier.task, frontier.task_hex, released_at, fragment, each, nodes)
+            for (frontier, fragment), each in zip(chosen, carriers, strict=True)
         ]
+
+
+def _share(locked: Progress) -> Share:
+    limit = _FRONTIER if locked.room is None else min(_FRONTIER, locked.room)
+    return Share(locked.id, limit, only_named=locked.is_failing)
 
 
 def choose(fragments: Sequence[Fragment], room: Mapping[str, int]) -> tuple[list[Fragment], frozenset[str]]:
@@ -110,20 +124,19 @@ def _least(count: int, room: int) -> int:
 
 
 def _startable_fragments(
-    nodes: Sequence[Startable],
-    edges: Sequence[tuple[int, int]],
-    slots: Mapping[str, int],
-    typical_seconds: Mapping[str, float],
+    frontier: Frontier, slots: Mapping[str, int], typical_seconds: Mapping[str, float]
 ) -> list[Fragment]:
-    given = Counter(downstream for _, downstream in edges)
+    given = Counter(downstream for _, downstream in frontier.edges)
     plan_nodes = [
-        PlanNode(node.id, node.queue, node.isolated, node.pending_upstreams - given[node.id]) for node in nodes
+        PlanNode(node.id, node.queue, node.isolated, node.pending_upstreams - given[node.id]) for node in frontier.nodes
     ]
-    seconds: dict[int, float] = {node.id: typical_seconds[node.kind] for node in nodes if node.kind in typical_seconds}
-    quick = plan_quick(plan_nodes, edges, seconds)
+    seconds: dict[int, float] = {
+        node.id: typical_seconds[node.kind] for node in frontier.nodes if node.kind in typical_seconds
+    }
+    quick = plan_quick(plan_nodes, frontier.edges, seconds)
     if quick is not None:
         return [quick]
-    return [fragment for fragment in plan(plan_nodes, edges, slots=slots).fragments if fragment.startable]
+    return [fragment for fragment in plan(plan_nodes, frontier.edges, slots=slots).fragments if fragment.startable]
 
 
 def _head_units(fragment: Fragment) -> tuple[Unit, ...]:

@@ -7,7 +7,7 @@ window holds something back, as soon as workers have taken messages.
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from celery import Celery
@@ -31,6 +31,8 @@ _HELD_LOOK_SECONDS = 0.005
 _OUTAGE_PAUSE_SECONDS = 0.5
 _PAGE = 200
 _MOST_TASKS = 10_000
+_PORTION_TASKS = 25
+_PORTION_SUBTASKS = 1_000
 _SHORTEST_LOOK_SECONDS = 0.02
 _log = get_logger("taskserver.dispatcher")
 _T = TypeVar("_T")
@@ -104,26 +106,28 @@ class Dispatcher:
         while len(looked) < _MOST_TASKS:
             with transaction(self._engine) as connection:
                 tasks = releases.tasks_with_startable(connection, limit=_PAGE, full_queues=full, but=looked)
-            for task in tasks:
-                full |= self._advance(task)
+            for together in _portions(tasks):
+                full |= self._advance(together)
             looked.update(tasks)
             if len(tasks) < _PAGE:
                 break
         return full
 
-    def _advance(self, task: TaskId) -> frozenset[str]:
-        """Advance one task; a fault in one does not keep the others waiting."""
+    def _advance(self, tasks: Sequence[TaskId]) -> frozenset[str]:
+        """Advance some tasks; a fault in one does not keep the others waiting."""
         try:
-            return self._advancer.advance(task).full
+            return self._advancer.advance(tasks).full
         except (Unavailable, RedisError, BrokerError):
             raise
         except Exception:  # noqa: BLE001 - see above
-            _log.exception("task not advanced", action="dispatch", task=task)
-            return frozenset()
+            if len(tasks) == 1:
+                _log.exception("task not advanced", action="dispatch", task=tasks[0])
+                return frozenset()
+        return frozenset().union(*(self._advance([task]) for task in tasks))
 
     def _await_work(self, full: frozenset[str], *, until: float) -> None:
         """Wait until something may start: a wake-up, the next look, or room in a queue that was full and has workers."""
-        watched = full & self._window.slots.keys()
+        watched = full and (self._guarded(lambda: full & self._window.slots.keys()) or frozenset())
         while not self._wake.wait(min(_HELD_LOOK_SECONDS if watched else math.inf, max(0.0, until - time.monotonic()))):
             if time.monotonic() >= until or (watched and self._guarded(lambda: self._has_room(watched)) is not False):
                 break
@@ -132,3 +136,17 @@ class Dispatcher:
     def _has_room(self, queues: frozenset[str]) -> bool:
         self._window.measure()
         return any(self._window.room(queues).values())
+
+
+def _portions(startable: Mapping[TaskId, int]) -> Iterator[list[TaskId]]:
+    """Cut the line of tasks into portions that are planned together: not too many tasks, not too much to plan."""
+    portion: list[TaskId] = []
+    size = 0
+    for task, count in startable.items():
+        if portion and (len(portion) == _PORTION_TASKS or size + count > _PORTION_SUBTASKS):
+            yield portion
+            portion, size = [], 0
+        portion.append(task)
+        size += count
+    if portion:
+        yield portion

@@ -144,7 +144,7 @@ class Product:
             lambda: (
                 not self.redis.llen(DEFAULT_QUEUE)
                 and not self.rows("SELECT id FROM tasks WHERE finalized_at IS NULL")
-                and not self.rows("SELECT id FROM workers WHERE carriers <> '{}' AND beat_at > now() - interval '1 s'")
+                and not self.rows("SELECT id FROM workers WHERE carriers <> '{}' AND beat_at > now() - interval '2 s'")
             ),
             within=30,
             what="the product is idle",

@@ -51,21 +51,27 @@ def _forge(celery: Celery, product: Running, *arguments: object) -> None:
 
 
 def test_a_message_for_what_still_waits_starts_nothing(product: Running, celery: Celery, tmp_path: Path) -> None:
-    task = product.submit([_gate("a", tmp_path), _span("b", tmp_path, upstreams=["a"])])
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    holder = product.submit([_gate("holder", aside)])
+    wait_for_runs(aside, 1)
+    task = product.submit([_gate("a", tmp_path), _span("b", tmp_path, upstreams=["a"]), _span("c", tmp_path)])
     wait_for_runs(tmp_path, 1)
     ids = _ids(product, task)
+    eventually(lambda: product.redis.llen(DEFAULT_QUEUE), what="c is released")
+    product.redis.delete(DEFAULT_QUEUE)  # only forged messages are left
 
-    for straight in (True, False):
-        _forge(celery, product, task, 1, straight, [ids["b"]])
-        _forge(celery, product, task, 1, straight, [ids["a"], ids["b"]])
-    other = product.submit([{"key": "n", "kind": "probe.span", "arguments": {}}])
-    product.assert_successful([other])  # so the other slot is past the forged ones
+    for named in ([ids["b"]], [ids["a"], ids["b"]]):
+        for straight in (True, False):
+            celery.send_task(UNIT_TASK, args=[task, 1, straight, named], queue=DEFAULT_QUEUE)
+    (aside / "open").touch()
+    wait_for_runs(tmp_path, 2)  # c, published again behind them
 
-    assert [words[0] for words in ledger(tmp_path)] == ["a"]
+    assert [words[-1] for words in ledger(tmp_path)[1:]] == ["c"]
     assert product.subtasks(task)["b"]["status"] == "PENDING"
     (tmp_path / "open").touch()
-    product.assert_successful([task])
-    assert product.attempts(task) == [Attempt("a", 1, "SUCCESSFUL", None), Attempt("b", 1, "SUCCESSFUL", None)]
+    product.assert_successful([holder, task])
+    assert [(one.key, one.attempt) for one in product.attempts(task)] == [("a", 1), ("b", 1), ("c", 1)]
 
 
 def test_a_message_that_names_subtasks_of_another_task_runs_none_of_them_as_its_own(
@@ -124,28 +130,23 @@ def _pool(product: Running) -> list[int]:
 
 
 def test_after_a_failure_nothing_new_starts_and_what_runs_ends(product: Running, tmp_path: Path) -> None:
-    task = product.submit(
-        [
-            _gate("long", tmp_path),
-            {"key": "bad", "kind": "builtin.fail", "arguments": {"message": "it broke"}},
-            _span("after-bad", tmp_path, upstreams=["bad"]),
-            _span("after-long", tmp_path, upstreams=["long"]),
-            _span("apart", tmp_path, foreach=list(range(20)), upstreams=["pause"]),
-            _gate("pause", tmp_path),
-        ]
-    )
+    """Pairs are units of their own, taken in this order: the second slot fails, with all the others out and next in line."""
+    pairs = [
+        [_gate("long", tmp_path), _span("after-long", tmp_path, upstreams=["long"])],
+        [{"key": "bad", "kind": "builtin.fail"}, _span("after-bad", tmp_path, upstreams=["bad"])],
+        *([_span(f"n{one}", tmp_path), _span(f"m{one}", tmp_path, upstreams=[f"n{one}"])] for one in range(5)),
+    ]
+    task = product.submit([subtask for pair in pairs for subtask in pair])
     eventually(lambda: product.subtasks(task)["bad"]["status"] == "FAILED", what="it has failed")
-    begun = {words[0] for words in ledger(tmp_path) if len(words) == 3}
     (tmp_path / "open").touch()
 
     assert product.settle(task) == "FAILED"
-    outcomes = {key: one["status"] for key, one in product.subtasks(task).items()}
-    assert outcomes.pop("bad") == "FAILED"
-    assert {key for key, status in outcomes.items() if status == "SUCCESSFUL"} == begun
-    assert {status for key, status in outcomes.items() if key not in begun} == {"PENDING"}
-    assert not [words for words in ledger(tmp_path) if len(words) == 2], "something began after the failure"
+    assert [one.key for one in product.attempts(task)] == ["long", "bad"]
+    assert [words[0] for words in ledger(tmp_path)] == ["long"]
+    states = {key: one["status"] for key, one in product.subtasks(task).items()}
+    assert states == {**dict.fromkeys(states, "PENDING"), "long": "SUCCESSFUL", "bad": "FAILED"}
     error = product.detail(task)["error"]
-    assert (error["subtask"], error["message"]) == ("bad", "it broke")
+    assert (error["subtask"], error["message"]) == ("bad", "asked to fail")
 
 
 def test_results_go_on_to_downstreams_those_of_a_foreach_as_a_list(product: Running) -> None:

@@ -16,6 +16,7 @@ from tests.factories import StoredTask, make_task, one
 OPEN = {"/healthz", "/readyz"}
 NEEDS = {
     ("POST", "/instances"): Role.TASK_SUBMITTER,
+    ("POST", "/instances/batch"): Role.TASK_SUBMITTER,
     ("GET", "/principals"): Role.ADMIN,
     ("POST", "/principals"): Role.ADMIN,
     ("DELETE", "/principals/{name}"): Role.ADMIN,

@@ -309,19 +309,19 @@ def test_a_dispatch_lock_is_held_by_one_connection_until_its_transaction_ends(en
     task, other = make_task(engine, {"a": ()}), make_task(engine, {"a": ()})
 
     with transaction(engine) as first:
-        assert progress.try_dispatch_lock(first, task.id)
+        assert progress.try_dispatch_locks(first, [task.id])
         with transaction(engine) as second:
-            assert not progress.try_dispatch_lock(second, task.id)
-            assert progress.try_dispatch_lock(second, other.id)
+            assert not progress.try_dispatch_locks(second, [task.id])
+            assert progress.try_dispatch_locks(second, [other.id])
             progress.lock(second, task.id)  # workers go on meanwhile
     with transaction(engine) as third:
-        assert progress.try_dispatch_lock(third, task.id)
+        assert progress.try_dispatch_locks(third, [task.id])
 
 
 @pytest.mark.parametrize("number", [1, 2**31 - 1, 2**31, 2**32, 2**40 + 5])
 def test_a_task_of_any_number_can_be_locked_for_dispatch(engine: Engine, number: int) -> None:
     with transaction(engine) as connection:
-        assert progress.try_dispatch_lock(connection, progress.TaskId(number))
+        assert progress.try_dispatch_locks(connection, [progress.TaskId(number)])
 
 
 def test_a_claim_is_refused_only_for_what_was_asked(engine: Engine) -> None:

@@ -124,7 +124,7 @@ def test_no_more_is_released_than_the_window_holds(
 ) -> None:
     task = _wide(engine, queue, 20)
 
-    first, second = advancer.advance(task.id), advancer.advance(task.id)
+    first, second = advancer.advance([task.id]), advancer.advance([task.id])
 
     assert (first.published, first.full) == (settings.window_per_slot, {queue})
     assert (second.published, second.full) == (0, {queue})
@@ -134,10 +134,10 @@ def test_no_more_is_released_than_the_window_holds(
 
 def test_what_is_taken_from_the_queue_makes_room(engine: Engine, advancer: Advancer, redis: Redis, queue: str) -> None:
     task = _wide(engine, queue, 20)
-    advancer.advance(task.id)
+    advancer.advance([task.id])
     redis.rpop(queue)
 
-    assert advancer.advance(task.id).published == 1
+    assert advancer.advance([task.id]).published == 1
 
 
 def test_a_message_names_what_was_released_and_nothing_else(
@@ -145,7 +145,7 @@ def test_a_message_names_what_was_released_and_nothing_else(
 ) -> None:
     task = make_task(engine, {"a": (), "b": ("a",)}, {"a": {"queue": queue}, "b": {"queue": queue}})
 
-    advancer.advance(task.id)
+    advancer.advance([task.id])
 
     [message] = _messages(redis, queue)
     assert (message.task_id, message.ids[0]) == (task.id, task.ids["a"])
@@ -157,18 +157,18 @@ def test_a_message_names_what_was_released_and_nothing_else(
 def test_a_task_that_another_dispatcher_plans_is_left_to_it(engine: Engine, advancer: Advancer, queue: str) -> None:
     task = _wide(engine, queue, 3)
     with transaction(engine) as connection:
-        assert progress.try_dispatch_lock(connection, task.id)
+        assert progress.try_dispatch_locks(connection, [task.id])
 
-        assert advancer.advance(task.id).published == 0
+        assert advancer.advance([task.id]).published == 0
 
-    assert advancer.advance(task.id).published == 3
+    assert advancer.advance([task.id]).published == 3
 
 
 def test_the_tasks_own_limit_bounds_what_is_released(engine: Engine, advancer: Advancer, queue: str) -> None:
     task = _wide(engine, queue, 10, concurrency=2)
 
-    assert advancer.advance(task.id).published == 2
-    assert advancer.advance(task.id).published == 0
+    assert advancer.advance([task.id]).published == 2
+    assert advancer.advance([task.id]).published == 0
 
 
 def test_while_a_task_is_failing_nothing_more_is_released(
@@ -179,7 +179,7 @@ def test_while_a_task_is_failing_nothing_more_is_released(
     task.begin("s1")
     task.record([failed], "FAILED")
 
-    assert advancer.advance(task.id).published == 0
+    assert advancer.advance([task.id]).published == 0
     assert redis.llen(queue) == 0
 
 
@@ -256,7 +256,7 @@ def test_a_message_still_in_the_queue_keeps_what_was_released_after_it(
     engine: Engine, advancer: Advancer, redis: Redis, queue: str, settings: Settings
 ) -> None:
     task = _wide(engine, queue, 2)
-    advancer.advance(task.id)
+    advancer.advance([task.id])
     execute(engine, "UPDATE subtasks SET released_at = released_at + interval '10 seconds'")
 
     Rescuer(engine, redis, settings)._recall_from(queue)
@@ -268,7 +268,7 @@ def test_what_a_queue_has_moved_past_is_recalled(
     engine: Engine, advancer: Advancer, redis: Redis, queue: str, settings: Settings
 ) -> None:
     task = _wide(engine, queue, 2)
-    advancer.advance(task.id)
+    advancer.advance([task.id])
     redis.rpop(queue)
     execute(
         engine, "UPDATE subtasks SET released_at = released_at - interval '1 minute' WHERE id = :id", id=task.ids["s0"]
@@ -283,7 +283,7 @@ def test_a_foreign_message_at_the_head_of_a_queue_recalls_nothing(
     engine: Engine, advancer: Advancer, redis: Redis, queue: str, settings: Settings
 ) -> None:
     task = _wide(engine, queue, 1)
-    advancer.advance(task.id)
+    advancer.advance([task.id])
     execute(engine, "UPDATE subtasks SET released_at = released_at - interval '1 minute'")
     redis.delete(queue)
     redis.rpush(queue, "not json")

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Engine, TextClause, text
 
 from schema.database import transaction
-from schema.transitions import claims, records, releases, rescues, settlement
+from schema.transitions import claims, frontiers, records, releases, rescues, settlement
 from tests.factories import execute
 
 _ROWS = (
@@ -33,9 +33,12 @@ SELECT id, 1, task_id, 1, 'EXECUTE', 'SUCCESSFUL', now(), now() FROM subtasks WH
     "ANALYZE",
 )
 _STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
-    "frontier": (releases._FRONTIER, {"task": 20, "all": True, "limit": 5000, "ahead": 1000}),
-    "edges": (releases._EDGES, {"ids": [200, 201, 202]}),
-    "release": (releases._RELEASE, {"ids": [200], "carriers": [4096], "task": 20, "executor": "one"}),
+    "frontier": (
+        frontiers._NODES,
+        {"tasks": [20, 21], "limits": [5000, 5000], "named": [False, False], "named_tasks": [], "ahead": 1000},
+    ),
+    "edges": (frontiers._EDGES, {"ids": [200, 201, 202]}),
+    "release": (releases._RELEASE, {"ids": [200], "carriers": [4096], "tasks": [20], "executor": "one"}),
     "candidates": (releases._CANDIDATES, {"limit": 200, "full": [], "but": []}),
     "due": (releases._DUE_TASKS, {"limit": 200}),
     "open due": (releases._OPEN_DUE, {}),

@@ -334,12 +334,12 @@ def test_the_end_of_one_under_a_limit_lets_the_next_be_released(engine: Engine) 
     task = make_task(engine, {"a": (), "b": (), "c": ()}, concurrency=1)
     [claimed] = task.begin("a")
     with transaction(engine) as connection:
-        assert releases.tasks_with_startable(connection, limit=10) == []
+        assert releases.tasks_with_startable(connection, limit=10) == {}
 
     assert task.record([claimed]).progress.room == 1
 
     with transaction(engine) as connection:
-        assert releases.tasks_with_startable(connection, limit=10) == [task.id]
+        assert list(releases.tasks_with_startable(connection, limit=10)) == [task.id]
 
 
 def test_the_commit_that_makes_something_startable_wakes_a_dispatcher(engine: Engine) -> None:

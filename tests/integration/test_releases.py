@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 
 from schema.carriers import carrier_number
 from schema.database import transaction
-from schema.transitions import releases
+from schema.transitions import progress, releases
+from schema.transitions.frontiers import Share, load_frontiers
 from tests.factories import execute, make_task, many, one, together
 from tests.invariants import assert_invariants
 
@@ -119,10 +120,24 @@ def test_the_frontier_of_a_wide_graph_holds_each_once_with_the_edges_between_the
     keys = [f"s{number}" for number in range(40)]
     task = make_task(engine, {**dict.fromkeys(keys, ()), "j": tuple(keys), "k": tuple(keys)})
     with task.locked() as (connection, _):
-        nodes, edges = releases.load_frontier(connection, task.id, only_named=False, limit=100, ahead=100)
+        [frontier] = load_frontiers(connection, [Share(task.id, 100)], ahead=100)
 
-    assert [node.id for node in nodes] == sorted(task.ids.values())
-    assert len(edges) == len(set(edges)) == 80
+    assert [node.id for node in frontier.nodes] == sorted(task.ids.values())
+    assert len(frontier.edges) == len(set(frontier.edges)) == 80
+
+
+def test_frontiers_of_several_tasks_come_apart_and_in_the_order_asked_for(engine: Engine) -> None:
+    first, second, third = (make_task(engine, RUN) for _ in range(3))
+    with transaction(engine) as connection:
+        tasks = [third.id, first.id, second.id]
+        progress.lock_all(connection, tasks)
+        loaded = load_frontiers(connection, [Share(task, 10) for task in tasks], ahead=100)
+
+    assert [frontier.task for frontier in loaded] == tasks
+    assert [[node.id for node in frontier.nodes] for frontier in loaded] == [
+        sorted(task.ids.values()) for task in (third, first, second)
+    ]
+    assert [len(frontier.edges) for frontier in loaded] == [2, 2, 2]
 
 
 def test_a_task_whose_start_lies_in_the_future_opens_later(engine: Engine) -> None:
