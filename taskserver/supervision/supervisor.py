@@ -142,11 +142,17 @@ class Supervisor:
 def interrupted_by_signals() -> Iterator[None]:
     """Run a block in the foreground: SIGINT, SIGTERM and SIGHUP end it as a KeyboardInterrupt that stops here.
 
+    Only the first one does: another would break off the cleaning up on the way out, and leave parts running.
     Goes around the block that holds the supervisor, in the main thread. A SIGHUP that was ignored (nohup) stays ignored.
     """
 
+    interrupted = False
+
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
 
     numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -12,7 +12,7 @@ import pytest
 
 from taskserver.supervision.identity import PidRecord, ProcessIdentity
 from taskserver.supervision.part import Backoff, Part, PartDidNotStart
-from taskserver.supervision.supervisor import Supervisor
+from taskserver.supervision.supervisor import Supervisor, interrupted_by_signals
 
 QUICK = Backoff(first_seconds=0.01, cap_seconds=0.05)
 UNTIL_ASKED = 'trap "echo {name} >> {order}; exit 0" TERM; echo up >> {log}; while :; do sleep 0.02; done'
@@ -305,3 +305,16 @@ def test_a_second_signal_cuts_the_grace_short(foreground: Foreground) -> None:
 
     assert child.wait(timeout=20) == 0
     assert not psutil.pid_exists(pid)
+
+
+def test_a_second_signal_does_not_break_off_the_cleaning_up() -> None:
+    cleaned = []
+
+    with interrupted_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append("up")
+
+    assert cleaned == ["up"]
