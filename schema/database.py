@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
@@ -85,20 +85,28 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     except PoolTimeout as error:
         raise Unavailable("all connections to PostgreSQL are in use; the call can be made again") from error
     except DBAPIError as error:
-        if is_outage(error):
-            raise Unavailable("PostgreSQL does not answer; the call can be made again") from error
-        if getattr(error.orig, "sqlstate", None) in _CONFLICT_STATES:
-            raise Unavailable("another transaction was in the way; the call can be made again") from error
+        unavailable = translate(error.orig, broken=error.connection_invalidated)
+        if unavailable is not None:
+            raise unavailable from error
         raise
 
 
-def is_outage(error: DBAPIError) -> bool:
-    """Tell whether the error means that the server is away, rather than that the statement is wrong."""
-    return error.connection_invalidated or (
-        isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) in _OUTAGE_STATES
-    )
+def translate(error: BaseException | None, *, broken: bool) -> Unavailable | None:
+    """Return what the driver's error means to callers; None when the statement itself is wrong.
+
+    Args:
+        error: What the driver raised.
+        broken: Whether the connection is of no use any more.
+
+    """
+    state = getattr(error, "sqlstate", None)
+    if broken or (isinstance(error, psycopg.OperationalError) and state in _OUTAGE_STATES):
+        return Unavailable("PostgreSQL does not answer; the call can be made again")
+    if state in _CONFLICT_STATES:
+        return Unavailable("another transaction was in the way; the call can be made again")
+    return None
 
 
 # No state at all: the connection could not be made. 57P0x: shutdown, crash, still starting. 53300: too many clients.
-_CONFLICT_STATES = {"40001", "40P01", "55P03"}  # serialisation failure, deadlock, lock timeout
 _OUTAGE_STATES = {None, "57P01", "57P02", "57P03", "53300", "08000", "08001", "08003", "08006"}
+_CONFLICT_STATES = {"40001", "40P01", "55P03"}  # serialisation failure, deadlock, lock timeout

@@ -68,7 +68,7 @@ class StoredTask:
     def claim(self, *keys: str, process: int = PROCESS) -> list[Claimed]:
         ids = [self.ids[key] for key in keys]
         with self.locked() as (connection, locked):
-            return claims.claim(connection, locked, ids, process=process, executor=f"process {process}")
+            return claim_within(connection, locked.id, ids, process=process, executor=f"process {process}")
 
     def begin(self, *keys: str, process: int = PROCESS) -> list[Claimed]:
         """Release and claim."""
@@ -149,6 +149,14 @@ class StoredTask:
     def cancel(self, key: str) -> None:
         """Ask a running subtask to stop."""
         self.move(key, "RUNNING", "CANCELING")
+
+
+def claim_within(
+    connection: Connection, task: TaskId, ids: Sequence[SubtaskId], *, process: int, executor: str
+) -> list[Claimed]:
+    """Claim in a transaction that holds the task's progress row."""
+    request = claims.claim_request(task, ids, process=process, executor=executor)
+    return claims.claimed(connection.execute(request.statement, request.parameters).mappings())
 
 
 def make_task(

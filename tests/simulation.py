@@ -21,7 +21,7 @@ from taskserver import canvas
 from taskserver.canvas import Publication
 from taskserver.dispatcher.advance import Advancer
 from taskserver.planner import Chord
-from tests.factories import StoredTask, execute, make_task, many, outcome
+from tests.factories import StoredTask, claim_within, execute, make_task, many, outcome
 
 QUEUES = ("default", "slow")
 
@@ -147,7 +147,7 @@ class World:
         assert process.message is not None
         message = process.message
         asked = process.unclaimed[: 1 if message.straight else self.random.randint(1, 3)]
-        process.held = claims.claim(connection, locked, asked, process=process.number, executor="w")
+        process.held = claim_within(connection, locked.id, asked, process=process.number, executor="w")
         if process.held:
             taken = {one.id for one in process.held}
             process.unclaimed = [one for one in process.unclaimed if one not in taken]

@@ -17,9 +17,10 @@ from schema.database import transaction
 from schema.errors import Unavailable
 from schema.identity import SubtaskId, TaskId
 from schema.settings import Settings
-from schema.transitions import claims, logs, progress, records, registrations
+from schema.transitions import claims, progress, registrations, steps
 from schema.transitions.claims import Claimed
-from schema.transitions.progress import Progress
+from schema.transitions.records import Recorded
+from schema.transitions.steps import Ended, Wanted
 from schema.wire import UnitMessage
 from workers.attempt import AttemptRunner, Finished, Inputs
 from workers.pace import Pace
@@ -134,8 +135,10 @@ class UnitRunner:
 
     def _claim_first(self, unit: HeldUnit, kind: str) -> None:
         def step(connection: Connection, attempt: int) -> list[Claimed]:
-            locked = progress.lock(connection, unit.task, durable=False)
-            return self._let_go(connection, unit) if attempt else self._claim_next(connection, locked, unit, kind)
+            if attempt:
+                progress.lock(connection, unit.task)
+                return self._let_go(connection, unit)
+            return self._prepare(connection, unit, steps.take(connection, unit.task, self._wanted(unit, kind)))
 
         self._hold(unit, self._persist(step))
 
@@ -150,18 +153,15 @@ class UnitRunner:
         self._watchdog.end()
 
     def _record_and_claim(self, unit: HeldUnit) -> None:
-        finished = unit.take_finished()
+        ended = _ended(unit, unit.take_finished())
 
         def step(connection: Connection, attempt: int) -> list[Claimed]:
-            locked = progress.lock(connection, unit.task)
-            after = self._record(connection, locked, unit, finished)
-            if not unit.unclaimed:
-                return []
-            if attempt or (unit.message.straight and not unit.clean):
-                return self._let_go(connection, unit)
-            return self._claim_next(connection, after, unit, unit.kind)
+            wanted = self._wanted(unit, unit.kind) if unit.unclaimed and not attempt else None
+            recorded, batch = steps.record_and_take(connection, unit.task, ended, wanted)
+            _note(unit, ended, recorded)
+            return self._prepare(connection, unit, batch)
 
-        self._hold(unit, self._persist(step))
+        self._hold(unit, self._persist(step) if ended.outcomes else [])
 
     def _give_way(self, unit: HeldUnit) -> None:
         """Record what has ended and return what has not begun; runs in the watchdog's thread."""
@@ -169,12 +169,15 @@ class UnitRunner:
         if not rest:
             unit.put_back(finished)
             return
+        ended = _ended(unit, finished)
 
         def step(connection: Connection, _: int) -> None:
-            locked = progress.lock(connection, unit.task)
-            self._record(connection, locked, unit, finished)
+            if ended.outcomes:
+                _note(unit, ended, steps.record(connection, unit.task, ended))
+            else:
+                progress.lock(connection, unit.task)
             claims.hand_back(
-                connection, unit.task, rest, carrier=unit.message.carrier, claim=unit.claim, process=self._process
+                connection, unit.task, rest, carrier=ended.carrier, claim=ended.claim, process=self._process
             )
 
         self._persist(step)
@@ -184,28 +187,15 @@ class UnitRunner:
         unit.hold(batch)
         self._slot.hold(unit.claim)
 
-    def _record(
-        self, connection: Connection, locked: Progress, unit: HeldUnit, finished: Sequence[Finished]
-    ) -> Progress:
-        if not finished:
-            return locked
-        if rows := [row for one in finished for row in one.sink.drain()]:
-            logs.write_logs(connection, rows)
-        outcomes = [one.outcome for one in finished]
-        recorded = records.record(connection, locked, outcomes, claim=unit.claim, carrier=unit.message.carrier)
-        if not recorded.clean:
-            unit.clean = False
-        for outcome in outcomes:
-            if outcome.id not in recorded.ids:
-                _log.warning("claim was lost, result dropped", action="record", task=unit.task, subtask=outcome.id)
-        return recorded.progress
+    def _wanted(self, unit: HeldUnit, kind: str) -> Wanted:
+        most = 1 if unit.message.straight else self._pace.batch(kind)
+        return Wanted(unit.unclaimed[:most], self._process, self._executor)
 
-    def _claim_next(self, connection: Connection, locked: Progress, unit: HeldUnit, kind: str) -> list[Claimed]:
-        asked = unit.unclaimed[: 1 if unit.message.straight else self._pace.batch(kind)]
-        batch = claims.claim(connection, locked, asked, process=self._process, executor=self._executor)
+    def _prepare(self, connection: Connection, unit: HeldUnit, batch: list[Claimed]) -> list[Claimed]:
+        """Read what the claimed subtasks need; with none of them claimed the rest of the unit is let go."""
         if batch:
             unit.inputs = self._attempts.load(connection, unit.task, batch)
-        else:
+        elif unit.unclaimed:
             self._let_go(connection, unit)
         return batch
 
@@ -238,3 +228,16 @@ class UnitRunner:
                 pause = min(_MOST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
                 _log.warning("PostgreSQL is away", action="persist", attempt=attempt, error=str(error))
                 threading.Event().wait(pause)
+
+
+def _ended(unit: HeldUnit, finished: Sequence[Finished]) -> Ended:
+    log_rows = [row for one in finished for row in one.sink.drain()]
+    return Ended([one.outcome for one in finished], log_rows, unit.claim, unit.message.carrier)
+
+
+def _note(unit: HeldUnit, ended: Ended, recorded: Recorded) -> None:
+    if not recorded.clean:
+        unit.clean = False
+    for outcome in ended.outcomes:
+        if outcome.id not in recorded.ids:
+            _log.warning("claim was lost, result dropped", action="record", task=unit.task, subtask=outcome.id)

@@ -4,7 +4,7 @@ A claim draws one number from a sequence for all it takes in one statement. Ever
 number; zero rows then mean that the claim was lost. Nothing here commits: the caller's transaction does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,9 @@ from sqlalchemy import Connection, text
 
 from schema.carriers import following
 from schema.identity import SubtaskId, TaskId
+from schema.roundtrip import Request, Row
 from schema.states import Operation
 from schema.transitions import progress, settlement
-from schema.transitions.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,21 @@ _CLAIM = text(
     """
 WITH number AS MATERIALIZED (
     SELECT nextval('claim_numbers') AS claim
+), allowed AS MATERIALIZED (
+    SELECT r.id
+    FROM task_progress AS p CROSS JOIN unnest(CAST(:ids AS bigint[])) AS asked (id) JOIN subtasks AS r ON r.id = asked.id
+    WHERE p.id = :task AND p.open AND r.task_id = :task AND r.state = 'READY'
+        AND (p.failed = p.allowed OR r.operation <> 'EXECUTE')
+    ORDER BY r.id
+    LIMIT (
+        SELECT CASE WHEN concurrency IS NOT NULL THEN greatest(0, concurrency - running - canceling) END
+        FROM task_progress WHERE id = :task
+    )
 ), taken AS (
     UPDATE subtasks AS s
     SET state = 'RUNNING', claim = number.claim, process = :process, executor = :executor, attempt = s.attempt + 1,
         starts = s.starts + 1, started_at = clock_timestamp(), attempted_at = coalesce(s.attempted_at, clock_timestamp())
-    FROM number, task_progress AS p
-    WHERE s.id IN (
-            SELECT r.id FROM subtasks AS r
-            WHERE r.id = ANY (CAST(:ids AS bigint[])) AND r.task_id = :task AND r.state = 'READY'
-                AND (p.failed = p.allowed OR r.operation <> 'EXECUTE')
-            ORDER BY r.id LIMIT :room
-        )
-        AND p.id = :task AND p.open
+    FROM number, allowed WHERE s.id = allowed.id
     RETURNING s.id, s.claim, s.operation, s.attempt, s.failures, s.generation, s.started_at
 ), moved AS (
     UPDATE task_progress SET ready = ready - n, running = running + n, change_number = change_number + 1
@@ -70,22 +73,23 @@ ORDER BY t.id
 )
 
 
-def claim(
-    connection: Connection, locked: Progress, ids: Sequence[SubtaskId], *, process: int, executor: str
-) -> list[Claimed]:
-    """Take those of `ids` that are READY and may begin now, in the order of their ids; all get one claim number.
+def claim_request(task: TaskId, ids: Sequence[SubtaskId], *, process: int, executor: str) -> Request:
+    """Return the statement that takes those of `ids` that are READY and may begin now; all get one claim number.
+
+    It goes into a transaction that holds the task's progress row.
 
     Args:
-        connection: A transaction that holds the task's progress row.
-        locked: That row.
+        task: Whose.
         ids: What the message, or the step before, names.
         process: The pool process that takes them.
         executor: Its name for people.
 
     """
-    room = len(ids) if locked.concurrency is None else max(0, locked.concurrency - locked.begun)
-    parameters = {"ids": list(ids), "task": locked.id, "process": process, "executor": executor, "room": room}
-    rows = connection.execute(_CLAIM, parameters).mappings()
+    return Request(_CLAIM, {"ids": list(ids), "task": task, "process": process, "executor": executor})
+
+
+def claimed(rows: Iterable[Row]) -> list[Claimed]:
+    """Return what a claim took, in the order of the ids."""
     return [Claimed(**{**row, "from_keys": tuple(row["from_keys"] or ())}) for row in rows]
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import Connection, text
 
 from schema.identity import SubtaskId, TaskId
+from schema.roundtrip import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +42,10 @@ ON CONFLICT (subtask_id, claim, sequence) DO NOTHING
 def write_logs(connection: Connection, rows: Sequence[LogRow]) -> None:
     """Store chunks of logs whose claims are still held; the others are dropped. Locks nothing that a move needs."""
     if rows:
-        connection.execute(_WRITE, {"rows": json.dumps([asdict(row) for row in rows], ensure_ascii=False)})
+        request = write_request(rows)
+        connection.execute(request.statement, request.parameters)
+
+
+def write_request(rows: Sequence[LogRow]) -> Request:
+    """Return the statement that stores them."""
+    return Request(_WRITE, {"rows": json.dumps([asdict(row) for row in rows], ensure_ascii=False)})

@@ -8,10 +8,11 @@ deltas in the transaction of the move, so that parent and children agree in ever
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from schema.errors import NotFound
 from schema.identity import TaskId
+from schema.roundtrip import Request, Row
 
 STARTABLE_CHANNEL = "taskserver_startable"
 SETTLED_CHANNEL = "taskserver_settled"
@@ -39,7 +40,7 @@ class Progress:
     change_number: int
 
     @classmethod
-    def of(cls, row: RowMapping) -> "Progress":
+    def of(cls, row: Row) -> "Progress":
         """Return the progress that a row with `COLUMNS` holds."""
         return cls(**{name: row[name] for name in cls.__slots__})
 
@@ -88,16 +89,34 @@ _NOTIFY = text("SELECT pg_notify(:channel, :task)")
 _DISPATCH_LOCK_SPACE = 0x7473
 
 
-def lock(connection: Connection, task: TaskId, *, durable: bool = True) -> Progress:
+def lock(connection: Connection, task: TaskId) -> Progress:
     """Lock the task's progress row until the transaction ends, and return it.
+
+    Raises:
+        NotFound: There is no such task.
+
+    """
+    return locked(task, connection.execute(_LOCK, {"task": task}).mappings().all())
+
+
+def lock_request(task: TaskId, *, durable: bool = True) -> Request:
+    """Return the statement that locks the task's progress row until the transaction ends.
 
     With `durable=False` the commit returns before it is on disk: only for what may safely happen again (claims).
     """
-    statement = _LOCK if durable else _LOCK_NOT_DURABLE
-    row = connection.execute(statement, {"task": task}).mappings().one_or_none()
-    if row is None:
+    return Request(_LOCK if durable else _LOCK_NOT_DURABLE, {"task": task})
+
+
+def locked(task: TaskId, rows: Sequence[Row]) -> Progress:
+    """Return the row that a lock answered.
+
+    Raises:
+        NotFound: There is no such task.
+
+    """
+    if not rows:
         raise NotFound(f"task {task} does not exist", target=str(task))
-    return Progress.of(row)
+    return Progress.of(rows[0])
 
 
 def lock_all(connection: Connection, tasks: Collection[TaskId]) -> list[Progress]:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, text
 
-from schema.identity import SubtaskId
+from schema.identity import SubtaskId, TaskId
+from schema.roundtrip import Request, Row
 from schema.transitions import claims, progress, settlement
 from schema.transitions.progress import Progress
 
@@ -139,12 +140,34 @@ def record(
         carrier: The carrier number of the unit that brought them.
 
     """
-    parameters = {"outcomes": _encode(outcomes), "task": locked.id, "claim": claim}
-    row = connection.execute(_RECORD, parameters).mappings().one_or_none()
-    if row is None:
+    request = record_request(locked.id, outcomes, claim=claim)
+    rows = connection.execute(request.statement, request.parameters).mappings().all()
+    return follow_up(connection, locked, rows, expected=len(outcomes), carrier=carrier)
+
+
+def record_request(task: TaskId, outcomes: Sequence[Outcome], *, claim: int) -> Request:
+    """Return the statement that writes how the attempts of one claim ended; `follow_up` must come after it."""
+    return Request(_RECORD, {"outcomes": _encode(outcomes), "task": task, "claim": claim})
+
+
+def follow_up(
+    connection: Connection, locked: Progress, rows: Sequence[Row], *, expected: int, carrier: int
+) -> Recorded:
+    """Do what follows from a record, in its transaction.
+
+    Args:
+        connection: The transaction.
+        locked: The task's progress row before the record.
+        rows: What the record answered.
+        expected: How many outcomes it was given.
+        carrier: The carrier number of the unit that brought them.
+
+    """
+    if not rows:
         return Recorded(frozenset(), locked, clean=False)
+    row = rows[0]
     after = Progress.of(row)
-    clean = row["recorded_successful"] == len(outcomes)
+    clean = row["recorded_successful"] == expected
     if not clean:
         claims.drop_followers(connection, locked.id, carrier)
     if after.is_failing and not locked.is_failing:

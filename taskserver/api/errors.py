@@ -9,7 +9,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from schema.database import is_outage
+from schema.database import translate
 from schema.errors import InvalidArgument, NotFound, SubError, TaskserverError, Unauthenticated, Unavailable
 from taskserver.api.envelope import failure, trace_of
 from taskserver.problems import printable, shortened
@@ -90,6 +90,9 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 def _database(request: Request, error: Exception) -> Response:
-    if isinstance(error, DBAPIError) and not is_outage(error):
+    if not isinstance(error, DBAPIError):
+        return _ours(request, Unavailable("PostgreSQL does not answer; the call can be made again"))
+    unavailable = translate(error.orig, broken=error.connection_invalidated)
+    if unavailable is None:
         raise error
-    return _ours(request, Unavailable("PostgreSQL does not answer; the call can be made again"))
+    return _ours(request, unavailable)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from schema.database import is_outage
+from schema.database import translate
 from schema.errors import Unavailable
 
 
@@ -45,6 +45,7 @@ def _reading(engine: Engine, isolation: Literal["AUTOCOMMIT", "REPEATABLE READ"]
     except PoolTimeoutError as error:
         raise Unavailable("all database connections are in use; the call can be made again") from error
     except DBAPIError as error:
-        if is_outage(error):
-            raise Unavailable("PostgreSQL does not answer; the call can be made again") from error
+        unavailable = translate(error.orig, broken=error.connection_invalidated)
+        if unavailable is not None:
+            raise unavailable from error
         raise

@@ -6,7 +6,7 @@ from sqlalchemy import Engine, text
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.transitions import claims, progress
-from tests.factories import StoredTask, make_task, many, together
+from tests.factories import StoredTask, claim_within, make_task, many, together
 from tests.invariants import assert_invariants
 
 PAIR = {"a": (), "b": ()}
@@ -107,7 +107,7 @@ def test_the_subtasks_of_another_task_are_not_claimed(engine: Engine) -> None:
     other.release("a")
 
     with mine.locked() as (connection, locked):
-        taken = claims.claim(connection, locked, [other.ids["a"]], process=1, executor="one")
+        taken = claim_within(connection, locked.id, [other.ids["a"]], process=1, executor="one")
 
     assert taken == []
     assert other.states() == {"a": "READY"}

@@ -7,8 +7,8 @@ from sqlalchemy import Engine, text
 
 from schema.carriers import carrier_number
 from schema.database import transaction
-from schema.transitions import claims, progress, records, releases
-from tests.factories import make_task, many, one, outcome, together
+from schema.transitions import progress, records, releases
+from tests.factories import claim_within, make_task, many, one, outcome, together
 from tests.invariants import assert_invariants
 
 PAIR = {"a": (), "b": ()}
@@ -324,7 +324,7 @@ def test_a_record_and_the_next_claim_may_share_a_transaction(engine: Engine) -> 
 
     with task.locked() as (connection, locked):
         recorded = records.record(connection, locked, [outcome(connection, first)], claim=first.claim, carrier=carrier)
-        [second] = claims.claim(connection, recorded.progress, [task.ids["b"]], process=7, executor="seven")
+        [second] = claim_within(connection, recorded.progress.id, [task.ids["b"]], process=7, executor="seven")
 
     assert second.key == "b"
     assert task.states() == {"a": "SUCCESSFUL", "b": "RUNNING", "c": "PENDING"}

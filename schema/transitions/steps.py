@@ -1,0 +1,75 @@
+"""What a worker does between two handlers: record what has ended and take what is next, in as few round trips as it can.
+
+Each is one transaction, made by the caller. The statements are those of `claims` and `records`; here they are only sent
+together. A claim sent along with a record sees what the record wrote: after a failure it takes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from schema.identity import SubtaskId, TaskId
+from schema.roundtrip import Request, fetch_together
+from schema.transitions import claims, logs, progress, records
+from schema.transitions.claims import Claimed
+from schema.transitions.logs import LogRow
+from schema.transitions.records import Outcome, Recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Attempts of one claim that have ended, with what is left of their logs."""
+
+    outcomes: Sequence[Outcome]
+    log_rows: Sequence[LogRow]
+    claim: int
+    carrier: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a process would take next."""
+
+    ids: Sequence[SubtaskId]
+    process: int
+    executor: str
+
+
+def take(connection: Connection, task: TaskId, wanted: Wanted) -> list[Claimed]:
+    """Lock the task and take what may begin now. The commit need not be durable: a lost claim only runs again."""
+    lock = progress.lock_request(task, durable=False)
+    locked, taken = fetch_together(connection, [lock, _claim(task, wanted)])
+    progress.locked(task, locked)
+    return claims.claimed(taken)
+
+
+def record(connection: Connection, task: TaskId, ended: Ended) -> Recorded:
+    """Lock the task and write how the attempts ended."""
+    return record_and_take(connection, task, ended, None)[0]
+
+
+def record_and_take(
+    connection: Connection, task: TaskId, ended: Ended, wanted: Wanted | None
+) -> tuple[Recorded, list[Claimed]]:
+    """Lock the task, write how the attempts ended, and take what is next. The logs go before: they need the claim."""
+    requests = [progress.lock_request(task)]
+    if ended.log_rows:
+        requests.append(logs.write_request(ended.log_rows))
+    requests.append(records.record_request(task, ended.outcomes, claim=ended.claim))
+    place = len(requests) - 1
+    if wanted is not None:
+        requests.append(_claim(task, wanted))
+    answers = fetch_together(connection, requests)
+    recorded = records.follow_up(
+        connection,
+        progress.locked(task, answers[0]),
+        answers[place],
+        expected=len(ended.outcomes),
+        carrier=ended.carrier,
+    )
+    return recorded, claims.claimed(answers[place + 1]) if wanted is not None else []
+
+
+def _claim(task: TaskId, wanted: Wanted) -> Request:
+    return claims.claim_request(task, wanted.ids, process=wanted.process, executor=wanted.executor)
