@@ -15,7 +15,7 @@ from structlog import get_logger
 from schema.database import transaction
 from schema.errors import Unavailable
 from schema.transitions import registrations
-from schema.transitions.registrations import Beat
+from schema.transitions.registrations import Beat, WorkerInfo
 from workers.slots import Slots
 
 _log = get_logger("taskserver.worker")
@@ -24,7 +24,7 @@ _log = get_logger("taskserver.worker")
 class Heart:
     """A thread of the main process that beats until it is stopped."""
 
-    def __init__(self, engine: Engine, slots: Slots, *, worker: int, seconds: float) -> None:
+    def __init__(self, engine: Engine, slots: Slots, worker: WorkerInfo, *, seconds: float) -> None:
         self._engine = engine
         self._slots = slots
         self._worker = worker
@@ -42,9 +42,9 @@ class Heart:
         self._thread.join()
         try:
             with transaction(self._engine) as connection:
-                registrations.stop_worker(connection, self._worker)
+                registrations.stop_worker(connection, self._worker.id)
         except Unavailable:
-            _log.warning("PostgreSQL is away; silence will tell", action="stop", worker=self._worker)
+            _log.warning("PostgreSQL is away; silence will tell", action="stop", worker=self._worker.id)
 
     def _run(self) -> None:
         self._beat()
@@ -55,11 +55,12 @@ class Heart:
     def _beat(self) -> None:
         try:
             with transaction(self._engine) as connection:
-                registrations.beat(connection, self._worker, self.listen())
+                if not registrations.beat(connection, self._worker.id, self.listen()):
+                    registrations.register_worker(connection, self._worker)
         except Unavailable as error:
-            _log.warning("beat missed", action="beat", worker=self._worker, error=str(error))
+            _log.warning("beat missed", action="beat", worker=self._worker.id, error=str(error))
         except Exception:  # noqa: BLE001 - a worker without a heart is taken for dead, and what it runs is run again
-            _log.exception("beat failed", action="beat", worker=self._worker)
+            _log.exception("beat failed", action="beat", worker=self._worker.id)
 
     def listen(self) -> Beat:
         """Return what the pool holds now."""

@@ -16,6 +16,7 @@ from schema.identity import SubtaskId, TaskId
 from schema.settings import Settings
 from schema.transitions import registrations, rescues
 from schema.transitions.logs import LogRow, write_logs
+from schema.transitions.registrations import WorkerInfo
 from schema.transitions.rescues import LostClaim, Seen
 from workers.attempt import AttemptRunner
 from workers.beat import Heart
@@ -52,11 +53,8 @@ class Runtime:
         self._slots = Slots(concurrency)
         engine = self._engine("worker-main")
         with transaction(engine) as connection:
-            worker = registrations.draw_process_number(connection)
-            registrations.register_kinds(connection, self._registry.kinds(), code_version=CODE_VERSION)
-            registrations.register_worker(
-                connection,
-                worker,
+            worker = WorkerInfo(
+                id=registrations.draw_process_number(connection),
                 name=name,
                 host=socket.gethostname(),
                 pid=os.getpid(),
@@ -64,7 +62,9 @@ class Runtime:
                 concurrency=concurrency,
                 code_version=CODE_VERSION,
             )
-        self._heart = Heart(engine, self._slots, worker=worker, seconds=self._settings.beat_seconds)
+            registrations.register_kinds(connection, self._registry.kinds(), code_version=CODE_VERSION)
+            registrations.register_worker(connection, worker)
+        self._heart = Heart(engine, self._slots, worker, seconds=self._settings.beat_seconds)
         settle_collector()
 
     def start_heart(self) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, text
 
@@ -37,39 +37,40 @@ _BEAT = text(
 UPDATE workers SET beat_at = clock_timestamp(), processes = CAST(:processes AS bigint[]),
     claims = CAST(:claims AS bigint[]), carriers = CAST(:carriers AS bigint[]), started = :started, stopped_at = NULL
 WHERE id = :id
+RETURNING id
 """
 )
 _STOP = text("UPDATE workers SET stopped_at = clock_timestamp() WHERE id = :id AND stopped_at IS NULL")
 
 
-def register_worker(
-    connection: Connection,
-    worker: int,
-    *,
-    name: str,
-    host: str,
-    pid: int,
-    queues: Sequence[str],
-    concurrency: int,
-    code_version: str,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker as people see it."""
+
+    id: int
+    name: str
+    host: str
+    pid: int
+    queues: Sequence[str]
+    concurrency: int
+    code_version: str
+
+
+def register_worker(connection: Connection, worker: WorkerInfo) -> None:
     """Store a worker that is about to take messages."""
-    parameters = {"id": worker, "name": name, "host": host, "pid": pid, "queues": list(queues)}
-    connection.execute(_REGISTER, parameters | {"concurrency": concurrency, "code_version": code_version})
+    connection.execute(_REGISTER, asdict(worker) | {"queues": list(worker.queues)})
 
 
-def beat(connection: Connection, worker: int, beat: Beat) -> None:
-    """Say that the worker lives and what it holds."""
-    connection.execute(
-        _BEAT,
-        {
-            "id": worker,
-            "processes": list(beat.processes),
-            "claims": list(beat.claims),
-            "carriers": list(beat.carriers),
-            "started": beat.started,
-        },
-    )
+def beat(connection: Connection, worker: int, beat: Beat) -> bool:
+    """Say that the worker lives and what it holds; False when its row is gone and it must register again."""
+    parameters = {
+        "id": worker,
+        "processes": list(beat.processes),
+        "claims": list(beat.claims),
+        "carriers": list(beat.carriers),
+        "started": beat.started,
+    }
+    return connection.execute(_BEAT, parameters).one_or_none() is not None
 
 
 def stop_worker(connection: Connection, worker: int) -> None:

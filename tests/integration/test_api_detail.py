@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from schema.database import transaction
 from schema.identity import split_hex
 from schema.kinds import KindInfo
-from schema.transitions.registrations import Beat, beat, register_kinds, register_worker, stop_worker
+from schema.transitions.registrations import Beat, WorkerInfo, beat, register_kinds, register_worker, stop_worker
 from taskserver.embedded.stack import EmbeddedStack
 from taskserver.queries import details
 from tests.api_client import ApiClient, running_api
@@ -27,7 +27,10 @@ def api(engine: Engine, stack: EmbeddedStack) -> Iterator[ApiClient]:
 @pytest.fixture
 def worker(engine: Engine) -> int:
     with transaction(engine) as connection:
-        register_worker(connection, 1, name="w1", host="h", pid=9, queues=["default"], concurrency=4, code_version="v")
+        register_worker(
+            connection,
+            WorkerInfo(id=1, name="w1", host="h", pid=9, queues=["default"], concurrency=4, code_version="v"),
+        )
         beat(connection, 1, Beat(processes=[5, 6], claims=[7], carriers=[], started=3))
     return 1
 

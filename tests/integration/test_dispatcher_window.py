@@ -12,7 +12,7 @@ from schema.celeryapp import make_celery, make_redis
 from schema.database import transaction
 from schema.settings import Settings
 from schema.transitions import progress, registrations, rescues
-from schema.transitions.registrations import Beat
+from schema.transitions.registrations import Beat, WorkerInfo
 from schema.wire import UnitMessage
 from taskserver.dispatcher.advance import Advancer, choose
 from taskserver.dispatcher.loop import Dispatcher
@@ -94,7 +94,8 @@ def _wide(engine: Engine, queue: str, width: int, **columns: int) -> StoredTask:
 def _register(engine: Engine, queue: str, *, concurrency: int, carriers: tuple[int, ...] = ()) -> None:
     with transaction(engine) as connection:
         registrations.register_worker(
-            connection, 1, name="w", host="h", pid=1, queues=[queue], concurrency=concurrency, code_version=""
+            connection,
+            WorkerInfo(id=1, name="w", host="h", pid=1, queues=[queue], concurrency=concurrency, code_version=""),
         )
         registrations.beat(connection, 1, Beat(processes=[1], claims=[], carriers=carriers, started=0))
 

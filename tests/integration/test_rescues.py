@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.transitions import registrations, rescues
-from schema.transitions.registrations import Beat
+from schema.transitions.registrations import Beat, WorkerInfo
 from schema.transitions.rescues import LOST_STARTS, LostClaim, LostUnit, Seen
 from tests.factories import PROCESS, StoredTask, execute, make_task, together
 from tests.invariants import assert_invariants
@@ -44,7 +44,8 @@ def _find_claims(engine: Engine, silence_seconds: float) -> list[LostClaim]:
 def _register(engine: Engine, worker: int = 50, *, claims: Sequence[int] = (), carriers: Sequence[int] = ()) -> None:
     with transaction(engine) as connection:
         registrations.register_worker(
-            connection, worker, name="w", host="h", pid=1, queues=["default"], concurrency=2, code_version=""
+            connection,
+            WorkerInfo(id=worker, name="w", host="h", pid=1, queues=["default"], concurrency=2, code_version=""),
         )
         registrations.beat(connection, worker, Beat(processes=[PROCESS], claims=claims, carriers=carriers, started=1))
 
