@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
-from schema.errors import Unavailable
+from schema.errors import Busy, Unavailable
 
 _REST_SECONDS = 2.0
 _SESSION_OPTIONS = " ".join(
@@ -103,7 +103,7 @@ def translate(error: BaseException | None, *, broken: bool) -> Unavailable | Non
     if broken or (isinstance(error, psycopg.OperationalError) and state in _OUTAGE_STATES):
         return Unavailable("PostgreSQL does not answer; the call can be made again")
     if state in _CONFLICT_STATES:
-        return Unavailable("another transaction was in the way; the call can be made again")
+        return Busy("another transaction was in the way; the call can be made again")
     return None
 
 

@@ -19,6 +19,7 @@ Every error names the thing it is about and what the caller can do. `code` is th
     │   ├── DuplicateInstance
     │   └── IdempotencyKeyReused
     └── Unavailable       a server is away; the same call may succeed later
+        └── Busy              another transaction was in the way
 """
 
 from dataclasses import dataclass
@@ -137,3 +138,7 @@ class Unavailable(TaskserverError):
 
     status = 503
     code = 10003
+
+
+class Busy(Unavailable):
+    """Another transaction was in the way; the same call may succeed at once."""

@@ -22,7 +22,12 @@ class Settings(BaseSettings):
     """The settings, frozen. Durations are seconds, sizes bytes."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TASKSERVER_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="TASKSERVER_",
+        env_file=".env",
+        env_ignore_empty=True,  # an empty secret would open the server to everybody
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     database_url: SecretStr | None = None

@@ -66,6 +66,12 @@ def expand(submission: Submission, *, kinds: Mapping[str, KindInfo], limits: Lim
 def _refuse_unavailable(submission: Submission) -> None:
     """Refuse what a document may say already but nothing can run yet: the one place to open when it can."""
     problems = Problems()
+    if submission.on_duplicate == "queue":
+        problems.argument("/onDuplicate", '"queue" is not available in this version: use "reject", "return" or "allow"')
+    if submission.deadline_seconds is not None:
+        problems.argument("/deadlineSeconds", "deadlineSeconds is not available in this version: leave it out")
+    if submission.callback_url is not None:
+        problems.argument("/callbackUrl", "callbackUrl is not available in this version: leave it out")
     if submission.subtasks is None:
         problems.argument("/definition", "a definition is not available in this version: give subtasks")
     for index, subtask in enumerate(submission.subtasks or ()):

@@ -12,7 +12,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, RowMapping, text
 
 from schema.database import transaction
-from schema.errors import DuplicateInstance, Invalid, InvalidArgument, SubError
+from schema.errors import DuplicateInstance, Invalid, InvalidArgument
 from schema.identity import TaskId
 from schema.kinds import KindInfo, OnWorkerLost
 from schema.limits import Limits
@@ -77,14 +77,14 @@ def _located(at: int, step: Callable[[], _T]) -> _T:
         return step()
     except (Invalid, DuplicateInstance) as error:
         located = tuple(replace(one, field=f"/{at}{one.field}") for one in error.sub_errors)
-        raise type(error)(f"submission {at}: {error.message}", target=error.target, sub_errors=located) from error
+        target = f"/{at}{error.target}" if (error.target or "").startswith("/") else error.target
+        raise type(error)(f"submission {at}: {error.message}", target=target, sub_errors=located) from error
 
 
 def submit(
     connection: Connection, submission: Submission, submitter: Submitter, *, limits: Limits
 ) -> tuple[TaskId, bool]:
     """Store a submission in the caller's transaction: rolled back with it, published after its commit."""
-    _refuse_unavailable(submission)
     named = {one.kind for one in submission.subtasks or () if one.kind is not None}
     kinds = load_kinds(connection, named)
     expanded = expand(submission, kinds=kinds, limits=limits)
@@ -95,12 +95,6 @@ def submit(
             raise
         return TaskId(int(error.target)), False
     return task, True
-
-
-def _refuse_unavailable(submission: Submission) -> None:
-    if submission.on_duplicate == "queue":
-        problem = SubError("/onDuplicate", 'is not available in this version: use "reject", "return" or "allow"')
-        raise InvalidArgument(f"{problem.field} {problem.message}", sub_errors=(problem,))
 
 
 _KIND_COLUMNS = [one.name for one in fields(KindInfo)]

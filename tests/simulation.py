@@ -74,6 +74,10 @@ class RandomWindow:
     def typical_seconds(self) -> dict[str, float]:
         return {"test.kind": self._random.choice([0.001, 10.0])}
 
+    @property
+    def largest_release(self) -> int:
+        return self._random.choice([1, 40])
+
     def measure(self) -> None:
         """Nothing to ask."""
 

@@ -1,11 +1,19 @@
 """The worker's composition root: `celery -A workers.app worker` starts here, and so does `taskserver worker`."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from billiard import current_process
-from celery.signals import celeryd_after_setup, setup_logging, worker_process_init, worker_ready, worker_shutdown
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
 from kombu.transport import TRANSPORT_ALIASES
 from structlog import get_logger
 
@@ -54,6 +62,13 @@ def _prepare(sender: str, instance: Any, **_: Any) -> None:
 def _enter_process(**_: Any) -> None:
     with _needed():
         _runtime.enter_process(current_process().index)
+
+
+@worker_process_shutdown.connect(weak=False)
+def _leave_process(exitcode: int, **_: Any) -> None:
+    # All that it ran is recorded. Billiard would announce the end and sleep a second, or until the main process reads it,
+    # which does not when it is ending itself; it sees the end anyway.
+    os._exit(exitcode)
 
 
 @worker_ready.connect(weak=False)

@@ -75,8 +75,10 @@ class Heart:
 
     def _kill_overrun(self) -> None:
         for index in range(len(self._slots)):
-            held = self._slots[index].read()
+            slot = self._slots[index]
+            held = slot.read()
             if held.overran and _is_alive(held.pid):
+                slot.note_kill(held.process)
                 _log.warning("killing a process past its timeout", action="kill", pid=held.pid, subtask=held.begun)
                 with suppress(ProcessLookupError):  # it has ended in between
                     os.kill(held.pid, signal.SIGKILL)

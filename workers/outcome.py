@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from schema.backoff import backoff_delay
 from schema.identity import SubtaskId
 from schema.transitions.records import Outcome
 from workers.failures import ResultTooLarge, error_message, error_type
-from workers.retry import Retryable, backoff_delay
+from workers.retry import Retryable
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ class Runtime:
 
     def _rescue(self, engine: Engine, left: Held) -> None:
         lost = LostClaim(TaskId(left.task), left.claim, left.process)
-        seen = Seen(SubtaskId(left.begun) if left.begun else None, timed_out=left.overran)
+        seen = Seen(SubtaskId(left.begun) if left.begun else None, timed_out=left.was_killed)
         try:
             with transaction(engine) as connection:
                 ids = rescues.rescue(connection, lost, seen=seen)

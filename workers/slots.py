@@ -17,12 +17,14 @@ class _Field(IntEnum):
     TASK = 2
     CARRIER = 3
     CLAIM = 4
-    BEGUN = 5  # the subtask that a handler is working on
+    BEGUN = 5  # the subtask of the claim that a handler took up last
     KILL_AT = 6  # monotonic nanoseconds after which the main process ends this one
     STARTED = 7  # units begun since the worker started
+    KILLED = 8  # the process that the main process ended because it overran
 
 
 _BYTES = 8 * len(_Field)
+_HELD = tuple(field for field in _Field if field is not _Field.STARTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,16 @@ class Held:
     claim: int
     begun: int
     kill_at: int
+    killed: int
+
+    @property
+    def was_killed(self) -> bool:
+        """Tell whether the main process ended it because it overran."""
+        return bool(self.process) and self.killed == self.process
 
     @property
     def overran(self) -> bool:
-        """Tell whether a handler is, or was, at work past the time by which it had to end."""
+        """Tell whether a handler is at work past the time by which it had to end."""
         return bool(self.begun and self.kill_at and time.monotonic_ns() > self.kill_at)
 
 
@@ -51,7 +59,7 @@ class Slot:
 
     def read(self) -> Held:
         """Return what the place says now."""
-        return Held(*(self._memory[field] for field in list(_Field)[:7]))
+        return Held(*(self._memory[field] for field in _HELD))
 
     @property
     def started(self) -> int:
@@ -83,22 +91,20 @@ class Slot:
         self._memory[_Field.BEGUN] = subtask
 
     def end(self) -> None:
-        """Say that no handler is at work."""
+        """Say that no handler is at work; what it did is not recorded yet."""
         self._memory[_Field.KILL_AT] = 0
-        self._memory[_Field.BEGUN] = 0
+
+    def note_kill(self, process: int) -> None:
+        """Say, in the main process, that this one is being ended because it overran."""
+        self._memory[_Field.KILLED] = process
 
     def end_unit(self) -> None:
         """Say that the process holds nothing."""
         self.end()
+        self._memory[_Field.BEGUN] = 0
         self._memory[_Field.CLAIM] = 0
         self._memory[_Field.CARRIER] = 0
         self._memory[_Field.TASK] = 0
-
-    def clear(self) -> None:
-        """Free the place of a process that is gone and holds nothing."""
-        self.end_unit()
-        self._memory[_Field.PROCESS] = 0
-        self._memory[_Field.PID] = 0
 
 
 class Slots:

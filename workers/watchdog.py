@@ -47,8 +47,9 @@ class Watchdog:
         self._due = time.monotonic() + self._limit if may_give_way else float("inf")
 
     def end(self) -> None:
-        """Say that no subtask is at work."""
-        self._due = float("inf")
+        """Say that no subtask is at work; a `give_way` under way has ended then."""
+        with self._busy:
+            self._due = float("inf")
 
     def _start(self) -> None:
         if self._thread is None:

@@ -5,7 +5,7 @@ number; zero rows then mean that the claim was lost. Nothing here commits: the c
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -40,6 +40,8 @@ class Claimed:
     claimed_at: datetime
 
 
+_MEMBERS = [one.name for one in fields(Claimed) if one.name != "from_keys"]
+# What may not be begun twice is claimed durably, whatever the transaction meant to be.
 _CLAIM = text(
     """
 WITH number AS MATERIALIZED (
@@ -66,7 +68,8 @@ WITH number AS MATERIALIZED (
 )
 SELECT t.id, t.claim, t.operation, t.attempt, t.failures, t.generation, t.started_at AS claimed_at,
     d.series_id, d.parallel_idx, d.key, d.kind,
-    d.arguments, d.from_keys, d.timeout, d.max_attempts, d.backoff_seconds
+    d.arguments, d.from_keys, d.timeout, d.max_attempts, d.backoff_seconds,
+    CASE WHEN d.lost_is_failure THEN set_config('synchronous_commit', 'on', true) END AS durable
 FROM taken AS t JOIN subtask_specs AS d ON d.id = t.id
 ORDER BY t.id
 """
@@ -90,7 +93,7 @@ def claim_request(task: TaskId, ids: Sequence[SubtaskId], *, process: int, execu
 
 def claimed(rows: Iterable[Row]) -> list[Claimed]:
     """Return what a claim took, in the order of the ids."""
-    return [Claimed(**{**row, "from_keys": tuple(row["from_keys"] or ())}) for row in rows]
+    return [Claimed(**{name: row[name] for name in _MEMBERS}, from_keys=tuple(row["from_keys"] or ())) for row in rows]
 
 
 _RETURN = text(

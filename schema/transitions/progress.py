@@ -80,13 +80,15 @@ _LOCK_ALL = text(
 )
 _TRY = text(
     """
-SELECT task FROM unnest(CAST(:tasks AS bigint[]), CAST(:keys AS integer[])) AS wanted (task, key)
+SELECT task, set_config('lock_timeout', :patience, true)
+FROM unnest(CAST(:tasks AS bigint[]), CAST(:keys AS integer[])) AS wanted (task, key)
 WHERE pg_try_advisory_xact_lock(:space, key)
 """
 )
 _NOTIFY = text("SELECT pg_notify(:channel, :task)")
 
 _DISPATCH_LOCK_SPACE = 0x7473
+_PATIENCE = "250ms"  # for a dispatcher: a worker that stands still with a lock must hold up its own task alone
 
 
 def lock(connection: Connection, task: TaskId) -> Progress:
@@ -130,10 +132,12 @@ def lock_all(connection: Connection, tasks: Collection[TaskId]) -> list[Progress
 def try_dispatch_locks(connection: Connection, tasks: Sequence[TaskId]) -> list[TaskId]:
     """Take the right to plan these tasks until the transaction ends; return those that no other dispatcher has.
 
+    From then on the transaction waits for locks a short while only, and then fails with `Busy`.
+
     Not the progress rows with SKIP LOCKED: busy workers hold those often, and the tasks would starve.
     """
     keys = [(task & 0xFFFFFFFF) - 0x80000000 for task in tasks]
-    parameters = {"space": _DISPATCH_LOCK_SPACE, "tasks": list(tasks), "keys": keys}
+    parameters = {"space": _DISPATCH_LOCK_SPACE, "tasks": list(tasks), "keys": keys, "patience": _PATIENCE}
     taken = set(connection.execute(_TRY, parameters).scalars())
     return [task for task in tasks if task in taken]
 

@@ -65,7 +65,10 @@ def draw_fragment_numbers(connection: Connection, count: int) -> list[int]:
 
 
 _DUE_TASKS = text(
-    "SELECT DISTINCT task_id FROM subtasks WHERE state = 'PENDING' AND scheduled_at <= now() LIMIT :limit"
+    """
+SELECT DISTINCT s.task_id FROM subtasks AS s JOIN task_progress AS p ON p.id = s.task_id
+WHERE s.state = 'PENDING' AND s.scheduled_at <= now() AND p.open LIMIT :limit
+"""
 )
 _DUE = text(
     """
@@ -86,7 +89,7 @@ def tasks_with_due_delays(connection: Connection, *, limit: int) -> list[TaskId]
 
 
 def end_delays(connection: Connection, task: TaskId) -> None:
-    """Make the task's delayed subtasks whose time has come startable; the caller holds the dispatch lock."""
+    """Make the task's delayed subtasks whose time has come startable."""
     progress.lock(connection, task)
     connection.execute(_DUE, {"task": task})
 
@@ -162,7 +165,10 @@ def tasks_with_startable(
 _NEXT_TIME = text(
     """
 SELECT extract(epoch FROM least(
-    (SELECT min(scheduled_at) FROM subtasks WHERE state = 'PENDING' AND scheduled_at IS NOT NULL),
+    (
+        SELECT s.scheduled_at FROM subtasks AS s JOIN task_progress AS p ON p.id = s.task_id
+        WHERE s.state = 'PENDING' AND s.scheduled_at IS NOT NULL AND p.open ORDER BY s.scheduled_at LIMIT 1
+    ),
     (SELECT min(opens_at) FROM task_progress WHERE opens_at IS NOT NULL)
 ) - now())
 """

@@ -7,16 +7,16 @@ gone and drops his result.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from random import random
 
 from sqlalchemy import Connection, RowMapping, text
 
+from schema.backoff import backoff_delay
 from schema.identity import SubtaskId, TaskId
 from schema.states import SubtaskState
 from schema.transitions import claims, progress, records
 
 LOST_STARTS = 3
-_MOST_BACKOFF_SECONDS = 3600.0
-_MOST_DOUBLINGS = 64  # beyond it any back-off has long reached the most, and the power would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ def rescue(connection: Connection, lost: LostClaim, *, seen: Seen | None) -> lis
     """Bring back what a dead process held; return the ids.
 
     The subtask that was running is charged with a start: it runs again, or fails with the reason once it has been lost
-    too often. What had not begun goes back uncharged. When nobody saw which one was running, all go back uncharged and
+    too often. What had not begun goes back uncharged, and so does what had ended
+    without a record, except where it may not be done twice. When nobody saw which one was running, all go back uncharged and
     run isolated, so that the next loss is known; but what may not be done twice fails, because it may have run. The
     transaction must be durable and hold no lock yet.
     """
@@ -104,8 +105,15 @@ def _charged(held: Sequence[RowMapping], seen: Seen | None) -> list[RowMapping]:
     return [
         row
         for row in held
-        if row["id"] == begun or row["state"] == SubtaskState.CANCELING or (seen is None and row["lost_is_failure"])
+        if row["id"] == begun
+        or row["state"] == SubtaskState.CANCELING
+        or (row["lost_is_failure"] and _may_have_run(row, seen))
     ]
+
+
+def _may_have_run(row: RowMapping, seen: Seen | None) -> bool:
+    """Tell whether a handler may have taken it up: those of a claim are taken up in the order of their ids."""
+    return seen is None or (seen.begun is not None and row["id"] <= seen.begun)
 
 
 def _lost(row: RowMapping) -> records.Outcome:
@@ -127,15 +135,12 @@ def _overran(row: RowMapping) -> records.Outcome:
         verdict="RETRY" if again else "FAILED",
         started_at=row["started_at"],
         finished_at=row["now"],
-        delay_seconds=_backoff_seconds(row) if again else None,
+        delay_seconds=backoff_delay(row["backoff_seconds"], failures=row["failures"] + 1, random=random)
+        if again
+        else None,
         error_type="timeout",
         error_message=f"did not stop {_limit(row)} and was killed",
     )
-
-
-def _backoff_seconds(row: RowMapping) -> float:
-    doubled: float = row["backoff_seconds"] * 2.0 ** min(row["failures"], _MOST_DOUBLINGS)
-    return min(_MOST_BACKOFF_SECONDS, doubled)
 
 
 def _limit(row: RowMapping) -> str:

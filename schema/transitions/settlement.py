@@ -2,6 +2,7 @@
 
 from sqlalchemy import Connection, text
 
+from schema.identity import TaskId
 from schema.states import SETTLED_TASK_STATES, TaskState
 from schema.transitions import progress
 from schema.transitions.progress import Progress
@@ -60,3 +61,36 @@ def _settle(connection: Connection, after: Progress, state: TaskState) -> TaskSt
     connection.execute(_CLOSE, {"task": after.id})
     progress.announce_settled(connection, after.id)
     return state
+
+
+_UNEXPANDED = text("SELECT id FROM tasks WHERE subtask_count IS NULL AND state = 'CREATED' ORDER BY id LIMIT :limit")
+_START_UNEXPANDED = text(
+    """
+UPDATE tasks SET state = 'RUNNING', started_at = now()
+WHERE id = :task AND subtask_count IS NULL AND state = 'CREATED' RETURNING template_id
+"""
+)
+_REFUSE = text(
+    """
+UPDATE tasks SET state = 'FAILED', finalized_at = now(), subtask_count = 0, duplicate_key = NULL,
+    error = jsonb_build_object('type', 'no_definition', 'message', CAST(:message AS text))
+WHERE id = :task AND state = 'RUNNING'
+"""
+)
+
+
+def unexpanded_tasks(connection: Connection, *, limit: int) -> list[TaskId]:
+    """Return tasks that were inserted by SQL and have no subtasks yet."""
+    return [TaskId(task) for task in connection.execute(_UNEXPANDED, {"limit": limit}).scalars()]
+
+
+def refuse_unexpanded(connection: Connection, task: TaskId) -> None:
+    """End a task that was inserted by SQL and names no definition: CREATED → RUNNING → FAILED, with the reason."""
+    progress.lock(connection, task)
+    row = connection.execute(_START_UNEXPANDED, {"task": task}).one_or_none()
+    if row is None:
+        return
+    message = f"template_id {row.template_id} names no definition: submit the subtasks over HTTP"
+    connection.execute(_REFUSE, {"task": task, "message": message})
+    connection.execute(_CLOSE, {"task": task})
+    progress.announce_settled(connection, task)

@@ -20,7 +20,7 @@ from schema.transitions.progress import Progress
 from taskserver import canvas
 from taskserver.canvas import Publication
 from taskserver.dispatcher.window import Window
-from taskserver.planner import Chord, Fragment, PlanNode, Unit, plan
+from taskserver.planner import SLICE_IDS, Chord, Fragment, PlanNode, Unit, plan
 from taskserver.quick import plan_quick
 
 _AHEAD = 1_000
@@ -66,7 +66,8 @@ class Advancer:
     def _load(self, connection: Connection, tasks: Sequence[TaskId]) -> list[Frontier]:
         mine = progress.try_dispatch_locks(connection, tasks)
         locked = {one.id: one for one in progress.lock_all(connection, mine)} if mine else {}
-        shares = [_share(locked[task]) for task in mine if task in locked and locked[task].may_start]
+        most = min(_FRONTIER, self._window.largest_release * SLICE_IDS)
+        shares = [_share(locked[task], most) for task in mine if task in locked and locked[task].may_start]
         return frontiers.load_frontiers(connection, shares, ahead=_AHEAD) if shares else []
 
     def _choose(self, loaded: Sequence[Frontier]) -> tuple[list[tuple[Frontier, Fragment]], frozenset[str]]:
@@ -97,8 +98,8 @@ class Advancer:
         ]
 
 
-def _share(locked: Progress) -> Share:
-    limit = _FRONTIER if locked.room is None else min(_FRONTIER, locked.room)
+def _share(locked: Progress, most: int) -> Share:
+    limit = most if locked.room is None else min(most, locked.room)
     return Share(locked.id, limit, only_named=locked.is_failing)
 
 

@@ -18,11 +18,12 @@ from sqlalchemy import Engine
 from structlog import get_logger
 
 from schema.database import transaction
-from schema.errors import Unavailable
+from schema.errors import Busy, Unavailable
 from schema.identity import TaskId
 from schema.settings import Settings
-from schema.transitions import releases
+from schema.transitions import releases, settlement
 from taskserver.dispatcher.advance import Advancer
+from taskserver.dispatcher.isolation import isolated
 from taskserver.dispatcher.rescue import Rescuer
 from taskserver.dispatcher.window import Window
 
@@ -46,6 +47,7 @@ class Dispatcher:
         self._engine = engine
         self._advancer = Advancer(engine, app, self._window, executor=name)
         self._rescuer = Rescuer(engine, redis, settings)
+        self._next_rescue = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
@@ -90,18 +92,29 @@ class Dispatcher:
             releases.open_due_tasks(connection)
             due = releases.tasks_with_due_delays(connection, limit=_PAGE)
         for task in due:
-            with transaction(self._engine) as connection:
+            with isolated(_log, action="delay", task=task), transaction(self._engine) as connection:
                 releases.end_delays(connection, task)
-        self._rescuer.look()
+        self._refuse_unexpanded()
+        if time.monotonic() >= self._next_rescue:
+            self._next_rescue = time.monotonic() + _LOOK_SECONDS
+            self._rescuer.look()
         with transaction(self._engine) as connection:
             next_delay = releases.seconds_to_next_delay(connection)
         if next_delay is None:
             return _LOOK_SECONDS
         return min(_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, next_delay))
 
+    def _refuse_unexpanded(self) -> None:
+        with transaction(self._engine) as connection:
+            tasks = settlement.unexpanded_tasks(connection, limit=_PAGE)
+        for task in tasks:
+            with isolated(_log, action="expand", task=task), transaction(self._engine) as connection:
+                settlement.refuse_unexpanded(connection, task)
+
     def _publish(self) -> frozenset[str]:
         """Advance the tasks that wait, in their order, until the window is full; return the queues that held some back."""
-        full: frozenset[str] = frozenset()
+        self._window.measure()
+        full = self._window.full()
         looked: set[TaskId] = set()
         while len(looked) < _MOST_TASKS:
             with transaction(self._engine) as connection:
@@ -117,6 +130,9 @@ class Dispatcher:
         """Advance some tasks; a fault in one does not keep the others waiting."""
         try:
             return self._advancer.advance(tasks).full
+        except Busy:
+            if len(tasks) == 1:
+                return frozenset()  # the next look, at the latest, tries again
         except (Unavailable, RedisError, BrokerError):
             raise
         except Exception:  # noqa: BLE001 - see above

@@ -9,9 +9,11 @@ from sqlalchemy import Engine
 from structlog import get_logger
 
 from schema.database import transaction
+from schema.identity import SubtaskId
 from schema.settings import Settings
 from schema.transitions import rescues
 from schema.wire import RELEASED_AT_HEADER
+from taskserver.dispatcher.isolation import isolated
 
 _BATCH = 500
 _log = get_logger("taskserver.dispatcher")
@@ -46,7 +48,8 @@ class Rescuer:
         with transaction(self._engine) as connection:
             lost = rescues.find_lost_claims(connection, silence_seconds=silence, limit=_BATCH)
         for claim in lost:
-            with transaction(self._engine) as connection:
+            ids: list[SubtaskId] = []
+            with isolated(_log, action="rescue", task=claim.task), transaction(self._engine) as connection:
                 ids = rescues.rescue(connection, claim, seen=None)
             _log.warning("claim rescued", action="rescue", task=claim.task, claim=claim.claim, subtasks=len(ids))
 
@@ -71,7 +74,8 @@ class Rescuer:
                 limit=_BATCH,
             )
         for unit in lost:
-            with transaction(self._engine) as connection:
+            ids: list[SubtaskId] = []
+            with isolated(_log, action="recall", task=unit.task), transaction(self._engine) as connection:
                 ids = rescues.recall_lost(connection, unit)
             _log.warning("message lost", action="recall", task=unit.task, carrier=unit.carrier, subtasks=len(ids))
 

@@ -29,7 +29,7 @@ class Window:
         self._started: Mapping[str, int] = {}
         self._typical: Mapping[str, float] = {}
         self._rates: dict[str, float] = {}
-        self._known: set[str] = set()
+        self._asked: set[str] = set()
         self._lengths: dict[str, int] = {}
 
     @property
@@ -64,35 +64,44 @@ class Window:
     def measure(self) -> None:
         """Ask the broker how long the queues are; before a task is locked, so that a slow broker holds up no worker.
 
+        Those that have workers, and those that were asked about since the last measure.
+
         Raises:
             redis.exceptions.RedisError: The broker is away.
 
         """
-        self._known.update(self.slots)
-        self._measure(sorted(self._known))
+        names = sorted(self._asked | self.slots.keys())
+        self._asked = set()
+        self._lengths = self._measured(names)
 
     def room(self, queues: Iterable[str]) -> dict[str, int]:
-        """Return how many more units each queue may take, by the last measure; a queue not met before is asked about.
+        """Return how many more units each queue may take, by the last measure; another queue is asked about now.
 
         Raises:
             redis.exceptions.RedisError: The broker is away.
 
         """
         names = list(queues)
+        self._asked.update(names)
         if fresh := [name for name in names if name not in self._lengths]:
-            self._known.update(fresh)
-            self._measure(fresh)
-        slots = self.slots
-        return {
-            name: max(0, self._size(slots.get(name, 0), self._rates.get(name, 0.0)) - self._lengths[name])
-            for name in names
-        }
+            self._lengths |= self._measured(fresh)
+        return {name: max(0, self._size(name) - self._lengths[name]) for name in names}
 
-    def _measure(self, names: Sequence[str]) -> None:
+    def full(self) -> frozenset[str]:
+        """Return the queues that had no room at the last measure."""
+        return frozenset(name for name, length in self._lengths.items() if length >= self._size(name))
+
+    @property
+    def largest_release(self) -> int:
+        """The most units that one release can be about."""
+        return max([2 * slots for slots in self.slots.values()] + [self._size(name) for name in self._lengths] + [1])
+
+    def _measured(self, names: Sequence[str]) -> dict[str, int]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.llen(name)
-            self._lengths.update(zip(names, pipeline.execute(), strict=True))
+            return dict(zip(names, pipeline.execute(), strict=True))
 
-    def _size(self, slots: int, rate: float) -> int:
-        return max(self._settings.window_per_slot * max(1, slots), int(rate))
+    def _size(self, queue: str) -> int:
+        slots = self.slots.get(queue, 0)
+        return max(self._settings.window_per_slot * max(1, slots), int(self._rates.get(queue, 0.0)))

@@ -6,13 +6,15 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 from redis import Redis
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from schema.celeryapp import make_celery, make_redis
 from schema.database import transaction
+from schema.identity import SubtaskId
 from schema.settings import Settings
 from schema.transitions import progress, registrations, rescues
 from schema.transitions.registrations import Beat, WorkerInfo
+from schema.transitions.rescues import LostClaim
 from schema.wire import UnitMessage
 from taskserver.dispatcher.advance import Advancer, choose
 from taskserver.dispatcher.loop import Dispatcher
@@ -21,7 +23,7 @@ from taskserver.dispatcher.window import Window
 from taskserver.embedded.stack import EmbeddedStack
 from taskserver.planner import Chord, Fragment, Unit
 from tests.eventually import eventually
-from tests.factories import StoredTask, execute, make_task
+from tests.factories import StoredTask, execute, make_task, one
 from tests.invariants import assert_invariants
 
 
@@ -244,6 +246,47 @@ def test_a_full_queue_does_not_keep_another_queue_waiting(
 
     eventually(lambda: late.states() == {"s0": "READY"}, within=4, what="starved")
     redis.delete(f"{queue}-other")
+
+
+def test_a_task_that_somebody_holds_keeps_no_other_waiting(
+    engine: Engine, dispatcher: Dispatcher, redis: Redis, queue: str
+) -> None:
+    held = _wide(engine, queue, 1)
+    free = _wide(engine, queue, 1)
+    with held.locked():
+        dispatcher.wake()
+        eventually(lambda: free.states() == {"s0": "READY"}, within=4, what="kept waiting")
+
+    eventually(lambda: held.states() == {"s0": "READY"}, within=4, what="forgotten")
+    assert redis.llen(queue) == 2
+
+
+def test_a_task_inserted_by_sql_is_ended_with_the_reason(engine: Engine, dispatcher: Dispatcher) -> None:
+    execute(engine, "INSERT INTO tasks (integration_id, template_id, argument) VALUES (1, 7, '{}')")
+    dispatcher.wake()
+
+    eventually(lambda: one(engine, "SELECT state FROM tasks")["state"] == "FAILED", within=4, what="not ended")
+
+
+def test_a_fault_in_one_task_keeps_no_other_from_being_rescued(
+    engine: Engine, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [make_task(engine, {"a": ()}) for _ in range(2)]
+    for task in tasks:
+        task.begin("a")
+        task.set("a", "started_at = now() - interval '1 hour'")
+    rescue = rescues.rescue
+
+    def poisoned(connection: Connection, lost: LostClaim, *, seen: None) -> list[SubtaskId]:
+        if lost.task == tasks[0].id:
+            raise ValueError("poisoned")
+        return rescue(connection, lost, seen=seen)
+
+    monkeypatch.setattr(rescues, "rescue", poisoned)
+    rescuer = Rescuer(engine, redis, settings.model_copy(update={"dead_after_seconds": 0.5}))
+
+    eventually(lambda: rescuer.look() or tasks[1].states() == {"a": "PENDING"}, what="not rescued")
+    assert tasks[0].states() == {"a": "RUNNING"}
 
 
 def test_a_delayed_start_comes_by_itself(engine: Engine, dispatcher: Dispatcher, redis: Redis, queue: str) -> None:

@@ -1,10 +1,11 @@
+import time
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import make_url
 
-from schema.database import make_engine
+from schema.database import make_engine, transaction
 from schema.migration import current_revision, head_revision, migrate
 from schema.states import Operation, SubtaskState, TaskState
 from taskserver.embedded.stack import EmbeddedStack
@@ -122,3 +123,15 @@ def test_the_words_that_the_tables_allow_are_those_of_the_code(engine: Engine, t
         name=f"{table}_operation_check",
     )["definition"]
     assert set(operations.split("'")[1::2]) == {str(word) for word in Operation}
+
+
+def test_claims_are_numbered_above_those_of_a_lost_future(engine: Engine) -> None:
+    with transaction(engine) as connection:
+        connection.execute(text("SELECT setval('claim_numbers', 10), setval('process_numbers', 10)"))
+    long_ago = int(time.time() - 3600) * 1_000_000
+
+    migrate(engine)
+
+    with transaction(engine) as connection:
+        drawn = connection.execute(text("SELECT nextval('claim_numbers'), nextval('process_numbers')")).one()
+    assert all(number > long_ago for number in drawn)

@@ -3,13 +3,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from schema.carriers import carrier_number
 from schema.database import transaction
-from schema.transitions import registrations, rescues
+from schema.transitions import registrations, rescues, steps
 from schema.transitions.registrations import Beat, WorkerInfo
 from schema.transitions.rescues import LOST_STARTS, LostClaim, LostUnit, Seen
+from schema.transitions.steps import Wanted
 from tests.factories import PROCESS, StoredTask, execute, make_task, together
 from tests.invariants import assert_invariants
 
@@ -365,3 +366,42 @@ def test_a_unit_claimed_since_it_was_found_lost_is_left_alone(engine: Engine) ->
 
     assert task.recall_lost(lost.carrier, "a") == []
     assert task.record([claimed]).ids == {task.ids["a"]}
+
+
+def test_what_may_not_be_done_twice_fails_when_it_had_ended_without_a_record(engine: Engine) -> None:
+    task = _slice(engine, "a", "b", "c", claimed=["a", "b", "c"], lost_is_failure=True)
+
+    task.rescue(_claim_of(task, "a"), seen=Seen(task.ids["b"]))
+
+    assert task.states() == {"a": "FAILED", "b": "FAILED", "c": "PENDING"}
+    assert task.row("c")["attempt"] == 0
+
+
+def test_what_had_not_begun_is_not_failed_although_it_may_not_be_done_twice(engine: Engine) -> None:
+    task = _slice(engine, "a", claimed=["a"], lost_is_failure=True)
+
+    task.rescue(_claim_of(task, "a"), seen=Seen(None))
+
+    assert task.states() == {"a": "PENDING"}
+
+
+def test_a_killed_attempt_waits_with_jitter_before_the_next(engine: Engine) -> None:
+    delays = set()
+    for _ in range(6):
+        task = _slice(engine, "a", claimed=["a"], max_attempts=2, backoff_seconds=100.0, timeout=1.0)
+        task.rescue(_claim_of(task, "a"), seen=Seen(task.ids["a"], timed_out=True))
+        delays.add(round((task.row("a")["scheduled_at"] - task.attempts("a")[0]["finished_at"]).total_seconds()))
+
+    assert all(49 <= delay <= 151 for delay in delays)
+    assert len(delays) > 1
+
+
+@pytest.mark.parametrize(("may_be_lost", "setting"), [(True, "off"), (False, "on")])
+def test_a_claim_is_durable_only_for_what_may_not_be_begun_twice(
+    engine: Engine, may_be_lost: bool, setting: str
+) -> None:
+    task = make_task(engine, {"a": ()}, {"a": {"lost_is_failure": not may_be_lost}})
+    task.release(carriers={"a": CARRIER})
+    with transaction(engine) as connection:
+        assert len(steps.take(connection, task.id, Wanted([task.ids["a"]], 1, "one"))) == 1
+        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == setting

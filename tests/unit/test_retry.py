@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schema.backoff import MAX_DELAY_SECONDS, backoff_delay
 from workers.failures import BadArgument, BadResult, Cancelled, TimedOut
-from workers.retry import MAX_DELAY_SECONDS, Retryable, backoff_delay
+from workers.retry import Retryable
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_any_postgresql_url_is_read_with_our_driver(monkeypatch: pytest.MonkeyPa
     assert Settings.load().require_database() == f"postgresql+psycopg://u:{PASSWORD}@h:5432/d?sslmode=require"
 
 
-@pytest.mark.parametrize("url", ["mysql://u@h/d", "not a url", "sqlite:///file", ""])
+@pytest.mark.parametrize("url", ["mysql://u@h/d", "not a url", "sqlite:///file"])
 def test_another_database_is_refused_by_its_variables_name(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     _set(monkeypatch, DATABASE_URL=url)
 
@@ -130,3 +130,10 @@ def test_settings_cannot_be_changed() -> None:
 def test_what_is_missing_is_named_with_the_way_out(method: str, name: str) -> None:
     with pytest.raises(InvalidArgument, match=rf"{name} is not set.*taskserver dev"):
         getattr(Settings.load(), method)()
+
+
+@pytest.mark.parametrize("name", ["ADMIN_TOKEN", "SECRET_KEY", "DATABASE_URL", "REDIS_URL"])
+def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    _set(monkeypatch, **{name: ""})
+
+    assert getattr(Settings.load(), name.lower()) is None

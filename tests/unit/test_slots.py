@@ -58,3 +58,33 @@ def test_a_handler_past_its_time_has_overrun() -> None:
 
     slot.end()
     assert not slot.read().overran
+
+
+def test_what_was_taken_up_is_known_until_it_is_recorded() -> None:
+    slot = Slots(1)[0]
+    slot.take_over(process=1, pid=10)
+    slot.begin_unit(task=3, carrier=99)
+    slot.hold(claim=12)
+    slot.begin(subtask=5, kill_at=0)
+
+    slot.end()
+    assert slot.read().begun == 5
+
+    slot.hold(claim=13)
+    assert slot.read().begun == 0
+
+
+def test_only_a_process_that_was_killed_for_it_has_timed_out() -> None:
+    slot = Slots(1)[0]
+    slot.take_over(process=1, pid=10)
+    slot.begin_unit(task=3, carrier=99)
+    slot.hold(claim=12)
+    slot.begin(subtask=5, kill_at=1)
+
+    assert not slot.read().was_killed
+    slot.note_kill(process=1)
+    left = slot.take_over(process=2, pid=11)
+
+    assert left is not None
+    assert left.was_killed
+    assert not slot.read().was_killed
