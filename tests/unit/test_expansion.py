@@ -216,6 +216,11 @@ class TestReferences:
             )
         ]
 
+    def test_an_unknown_kind_without_anything_close_is_told_in_one_sentence(self) -> None:
+        error = refusal(subtask("a", kind="zzz"))
+
+        assert "which no worker has registered: a kind is known once" in error.message
+
     @pytest.mark.parametrize(
         ("taker", "message"),
         [
@@ -363,6 +368,16 @@ class TestNotYetAvailable:
         assert isinstance(error, InvalidArgument)
         assert [place for place, _ in told(error)] == [f"/subtasks/1/{field}"]
         assert "is not available in this version" in error.message
+
+    @pytest.mark.parametrize(
+        "later", [{"deadlineSeconds": 5}, {"callbackUrl": "https://host/done"}, {"onDuplicate": "queue", "instanceId": 1}]
+    )
+    def test_what_the_task_cannot_be_promised_yet_is_refused(self, later: dict[str, Any]) -> None:
+        document = {"subtasks": [subtask("a")], **later}
+
+        with pytest.raises(InvalidArgument, match="not available in this version") as caught:
+            expand(parse_submission(document), kinds=KINDS)
+        assert [place for place, _ in told(caught.value)] == [f"/{next(iter(later))}"]
 
     def test_a_definition_that_nobody_filled_in_is_refused(self) -> None:
         with pytest.raises(InvalidArgument, match="a definition is not available in this version"):
