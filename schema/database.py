@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -14,6 +15,10 @@ from sqlalchemy.pool import QueuePool
 
 from schema.errors import Busy, Unavailable
 
+# A server that is gone without a word is noticed within half a minute.
+KEEPALIVE: Mapping[str, int] = MappingProxyType(
+    {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+)
 _REST_SECONDS = 2.0
 _SESSION_OPTIONS = " ".join(
     f"-c {name}={value}"
@@ -42,12 +47,9 @@ def make_engine(url: str, *, name: str, pool_size: int = 5) -> Engine:
         max_overflow=0,
         pool_timeout=10,
         connect_args={
+            **KEEPALIVE,
             "application_name": name,
             "options": _SESSION_OPTIONS,
-            "connect_timeout": 5,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
             "prepare_threshold": 2,
         },
     )

@@ -1,5 +1,6 @@
 """The command line: `taskserver …`, also `python -m taskserver …`."""
 
+import gc
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -51,6 +52,8 @@ def main() -> None:
     except TaskserverError as error:
         report(error)
         sys.exit(exit_code_of(error))
+    finally:
+        gc.freeze()  # or Python takes up to a second to sort all that was imported before the system takes it back
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Pydantic's complaints about a document, in plain words with the cure, each at its JSON Pointer."""
 
 import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -16,7 +17,10 @@ _WORDS = {
     "string_type": "must be a text",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number: give digits only",
+    "int_parsing_size": "has too many digits: give a smaller number",
     "float_type": "must be a number",
+    "float_parsing": "must be a number",
     "bool_type": "must be true or false",
     "finite_number": "must be a finite number",
     "dict_type": "must be an object",
@@ -29,6 +33,7 @@ _WORDS = {
     "string_too_short": "must not be empty: give a text or leave the field out",
     "string_too_long": "must be at most {max_length} characters",
     "literal_error": "must be one of {expected}",
+    "enum": "must be one of {expected}",
     "value_error": "{error}",
 }
 _MOMENT = "must be a time such as 2026-12-01T00:00:00Z"
@@ -41,23 +46,32 @@ def note_field_errors(error: ValidationError, problems: Problems, known_fields: 
             return
         location = detail["loc"]
         value = None if detail["type"] == "missing" else detail["input"]
-        problems.argument(join_pointer(location), _in_words(detail, known_fields), value)
+        if detail["type"] == "extra_forbidden":
+            message = unknown_name(str(location[-1]), known_fields(location[:-1]))
+        else:
+            message = in_words(detail)
+        problems.argument(join_pointer(location), message, value)
 
 
-def _in_words(detail: ErrorDetails, known_fields: KnownFields) -> str:
+def in_words(detail: ErrorDetails) -> str:
+    """Return one complaint in plain words, to stand behind the name of what it is about."""
     kind = detail["type"]
-    if kind == "extra_forbidden":
-        return _unknown_field(str(detail["loc"][-1]), known_fields(detail["loc"][:-1]))
     if kind.startswith("datetime"):
         return _MOMENT
     words = _WORDS.get(kind)
-    return words.format(**detail.get("ctx", {})) if words else detail["msg"]
+    return words.format(**_plain_numbers(detail.get("ctx", {}))) if words else detail["msg"]
 
 
-def _unknown_field(name: str, known: Collection[str]) -> str:
+def _plain_numbers(context: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: int(one) if isinstance(one, float) and one.is_integer() else one for name, one in context.items()}
+
+
+def unknown_name(name: str, known: Collection[str], *, sort: str = "field") -> str:
+    """Return the complaint about a name that is none of the known ones, with the one that may be meant."""
     # The length cap is for difflib, which is quadratic in it.
     folded = {field.lower(): field for field in known}
     close = difflib.get_close_matches(name[:100].replace("_", "").lower(), folded, n=1)
     if close:
-        return f"is not a field here: did you mean {folded[close[0]]}?"
-    return f"is not a field here: leave it out; the fields are {', '.join(sorted(known))}"
+        return f"is not a {sort} here: did you mean {folded[close[0]]}?"
+    choice = f"the {sort}s are {', '.join(sorted(known))}" if known else "there are none"
+    return f"is not a {sort} here: leave it out; {choice}"

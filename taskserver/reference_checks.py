@@ -105,5 +105,5 @@ def _wrong_with_item(subtask: Subtask, location: Location) -> str | None:
 
 def _closest_kinds(kind: str, kinds: Mapping[str, KindInfo]) -> str:
     close = difflib.get_close_matches(kind, kinds, n=3)
-    known = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
-    return f"{known}A kind is known once a worker with the module that defines it has started (its --handlers)"
+    begin = f"did you mean {' or '.join(repr(name) for name in close)}? A" if close else "a"
+    return f"{begin} kind is known once a worker with the module that defines it has started (its --handlers)"

@@ -1,48 +1,60 @@
-"""One embedded PostgreSQL and Redis for the whole run, and an own database for each test that asks for one."""
+"""One embedded PostgreSQL and Redis for the whole run, and a database as if new for each test that asks for one."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Engine
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
+from schema.collection import settle_collector
 from schema.database import make_engine
-from schema.migration import migrate
 from taskserver.embedded.stack import EmbeddedStack
+from tests.reused_database import ReusedDatabase
 
-_TEMPLATE = "template_taskserver"
-_numbers = itertools.count(1)
+_ACCEPTANCE = "tests/acceptance/"
+# Nothing here outlives the run, and no table lives long enough to need a vacuum.
+_POSTGRES = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+
+
+class _Scheduling(LoadScopeScheduling):
+    """Gives each process whole files, so that what a module shares is made once, and one of them all of acceptance.
+
+    The acceptance tests run a whole stack each and watch the clock: one at a time.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _ACCEPTANCE if nodeid.startswith(_ACCEPTANCE) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _Scheduling(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Set the garbage collector as every process of the product does, or the large graphs pay for all that pytest holds."""
+    settle_collector()
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
-    with EmbeddedStack(tmp_path_factory.mktemp("stack"), postgres_settings={"fsync": "off"}) as stack:
+    with EmbeddedStack(tmp_path_factory.mktemp("stack"), postgres_settings=_POSTGRES) as stack:
         yield stack
 
 
 @pytest.fixture(scope="session")
-def _template(stack: EmbeddedStack) -> Iterator[Engine]:
-    """Migrate a database once; the tests get copies of it."""
-    maintenance = make_engine(stack.database_url, name="tests").execution_options(isolation_level="AUTOCOMMIT")
-    with maintenance.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
-    engine = make_engine(_named(stack.database_url, _TEMPLATE), name="tests")
-    migrate(engine)
-    engine.dispose()
-    yield maintenance
-    maintenance.dispose()
+def _database(stack: EmbeddedStack) -> Iterator[ReusedDatabase]:
+    database = ReusedDatabase(stack.database_url, name="test")
+    yield database
+    database.close()
 
 
 @pytest.fixture
-def database_url(stack: EmbeddedStack, _template: Engine) -> Iterator[str]:
-    name = f"test_{next(_numbers)}"
-    with _template.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}"))
-    yield _named(stack.database_url, name)
-    with _template.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+def database_url(_database: ReusedDatabase) -> Iterator[str]:
+    yield _database.url
+    _database.renew()
 
 
 @pytest.fixture
@@ -55,7 +67,3 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def data_directory(tmp_path: Path) -> Path:
     return tmp_path / "data"
-
-
-def _named(url: str, database: str) -> str:
-    return make_url(url).set(database=database).render_as_string(hide_password=False)

@@ -8,7 +8,7 @@ import base64
 import binascii
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -122,9 +122,15 @@ def _verifier_of(request: Request) -> Authenticator:
     return authenticator
 
 
-def _requires(role: Role) -> Callable[[Request], Principal]:
-    def principal(request: Request) -> Principal:
-        found = _verifier_of(request).principal(request)
+def _caller_of(request: Request) -> Principal:
+    return _verifier_of(request).principal(request)
+
+
+Caller = Annotated[Principal, Depends(_caller_of)]
+
+
+def _requires(role: Role) -> Callable[[Principal], Awaitable[Principal]]:
+    async def principal(found: Caller) -> Principal:
         if not found.role.covers(role):
             raise Forbidden(f"{found.name} is {found.role}, the call needs {role}: ask an administrator")
         return found

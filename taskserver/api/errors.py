@@ -12,6 +12,7 @@ from starlette.routing import Match
 from schema.database import translate
 from schema.errors import InvalidArgument, NotFound, SubError, TaskserverError, Unauthenticated, Unavailable
 from taskserver.api.envelope import failure, trace_of
+from taskserver.field_errors import in_words
 from taskserver.problems import printable, shortened
 
 _RETRY_SECONDS = "1"
@@ -56,14 +57,15 @@ def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = tuple(
         SubError(
-            field=".".join(str(one) for one in item["loc"][1:]),
-            message=printable(item["msg"].removeprefix("Value error, ")),
+            field=str(item["loc"][1]),
+            message=printable(in_words(item)),
             rejected_value=None if item["type"] == "missing" else shortened(item["input"]),
         )
         for item in error.errors()
     )
     first = problems[0]
-    message = f"parameter {first.field} = {first.rejected_value!r}: {first.message}"
+    given = "" if first.rejected_value is None else f" (given: {first.rejected_value!r})"
+    message = f"parameter {first.field} {first.message}{given}"
     return _ours(request, InvalidArgument(message, target=first.field, sub_errors=problems))
 
 

@@ -15,16 +15,19 @@ from schema.states import TaskState
 from taskserver.field_types import Moment, TaskType
 from taskserver.projection import Status, states_of
 from taskserver.queries.listing import SORT_COLUMNS, Order, TaskFilter
+from taskserver.spelling import STORABLE, Spelled
 from taskserver.views.view import BIGINT_MAX
 
 MAX_PAGE_SIZE = 2_000
 MAX_PAGE = 1_000_000_000
 MAX_STATUS_IDS = 1_000
 MAX_WAIT_SECONDS = 60
-_IDS = r"^[0-9]{1,19}(,[0-9]{1,19})*$"
+_IDS = Spelled("[0-9]{1,19}(,[0-9]{1,19})*", "must be whole numbers with commas between, such as 1,2,3")
 
-TaskPathId = Annotated[TaskId, Path(ge=1, le=BIGINT_MAX, description="The task's id.")]
-SubtaskPathId = Annotated[SubtaskId, Path(ge=1, le=BIGINT_MAX, description="The subtask's id.")]
+# As the published manuals call them; in functions they have names that say more.
+TASK_PATH, SUBTASK_PATH = "/{id}", "/{sid}"
+TaskPathId = Annotated[TaskId, Path(alias="id", ge=1, le=BIGINT_MAX, description="The task's id.")]
+SubtaskPathId = Annotated[SubtaskId, Path(alias="sid", ge=1, le=BIGINT_MAX, description="The subtask's id.")]
 WaitSeconds = Annotated[
     float,
     Query(
@@ -36,7 +39,7 @@ WaitSeconds = Annotated[
 ]
 Until = Annotated[Literal["settled"] | None, Query(description="Wait for the end only, not for each change.")]
 StatusIds = Annotated[
-    list[Annotated[str, Field(pattern=_IDS)]],
+    list[Annotated[str, _IDS]],
     Query(description=f"At most {MAX_STATUS_IDS} ids: a comma list, or repeated."),
 ]
 
@@ -80,7 +83,7 @@ def _only(allowed: Sequence[str]) -> AfterValidator:
         words = _words(values)
         for word in words:
             if word not in allowed:
-                raise ValueError(f"{word!r} is none of {', '.join(allowed)}")
+                raise ValueError(f"names {word!r}: use {', '.join(allowed)}")
         return words
 
     return AfterValidator(check)
@@ -94,9 +97,9 @@ def _orders(values: list[str]) -> list[str]:
     for value in values:
         field, _, direction = value.partition(",")
         if field not in SORT_COLUMNS:
-            raise ValueError(f"{field!r} cannot be sorted by: use one of {', '.join(SORT_COLUMNS)}")
+            raise ValueError(f"names {field!r}, which cannot be sorted by: use one of {', '.join(SORT_COLUMNS)}")
         if direction.lower() not in {"", "asc", "desc"}:
-            raise ValueError(f"{direction!r} is no direction: use asc or desc")
+            raise ValueError(f"gives {direction!r} for a direction: use asc or desc")
     return values
 
 
@@ -107,7 +110,7 @@ def _time_text(value: object) -> object:
     return re.sub(r" (\d\d:?\d\d)$", r"+\1", value)
 
 
-Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+Text = Annotated[str, Field(max_length=500), STORABLE]
 BigInt = Annotated[int, Field(ge=-BIGINT_MAX - 1, le=BIGINT_MAX, json_schema_extra={"format": "int64"})]
 Time = Annotated[Moment, BeforeValidator(_time_text)]
 Statuses = Annotated[list[str], _only(list(Status)), _enum_schema(list(Status))]

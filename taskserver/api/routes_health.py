@@ -14,12 +14,14 @@ from taskserver.views.health import Live, Ready
 router = APIRouter(tags=["health"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=Envelope[Live], summary="Tell whether the process lives")
 async def get_healthz(request: Request) -> Response:
     """Answer without asking anything else, and without a thread, so that it works however busy the server is."""
     return answer(request, Live())
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz", response_model=Envelope[Ready], responses=UNAVAILABLE, summary="Tell whether the server can work"
 )

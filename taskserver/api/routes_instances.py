@@ -4,13 +4,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from schema.errors import InvalidArgument
 from taskserver import planner
 from taskserver.api.authentication import Submitter, Viewer
 from taskserver.api.bodies import parse_json, read_body
 from taskserver.api.documentation import ERRORS, PREFIX, json_array_body, json_body
 from taskserver.api.envelope import Envelope, answer, trace_of
-from taskserver.api.parameters import ListQuery, TaskPathId
+from taskserver.api.parameters import TASK_PATH, ListQuery, TaskPathId
 from taskserver.api.services import Served
+from taskserver.api.unknown_parameters import refuse_unknown_parameters
 from taskserver.plan_view import plan_document
 from taskserver.queries.details import task_detail, task_details
 from taskserver.queries.listing import list_tasks
@@ -20,12 +22,17 @@ from taskserver.submission import MAX_BATCH, submit_batch, submit_document
 from taskserver.submission import Submitter as SubmittedBy
 from taskserver.views.tasks import Operations, Plan, Task, TaskPage
 
-router = APIRouter(prefix=f"{PREFIX}/instances", tags=["tasks"], responses=ERRORS)
+router = APIRouter(
+    prefix=f"{PREFIX}/instances", tags=["tasks"], responses=ERRORS, dependencies=[Depends(refuse_unknown_parameters)]
+)
 
 
 @router.get("", response_model=Envelope[TaskPage], summary="List tasks")
 def get_instances(request: Request, principal: Viewer, served: Served, question: ListQuery) -> Response:
-    """Return one page of the tasks of the caller's account, each with at most its first 1,000 subtasks."""
+    """Return one page of the tasks of the caller's account, each with at most its first 1,000 subtasks.
+
+    One answer lists at most 100,000 subtasks in all, the first of each task; `subtaskCount` tells how many there are.
+    """
     page = list_tasks(
         served.engine,
         question.filter,
@@ -38,7 +45,10 @@ def get_instances(request: Request, principal: Viewer, served: Served, question:
 
 
 async def _body(request: Request, principal: Submitter, served: Served) -> bytes:  # noqa: ARG001 - refused before the body is read
-    return await read_body(request, most=served.limits.submission_bytes)
+    if "idempotency-key" in request.headers:
+        message = "Idempotency-Key is not available in this version: leave it out, or tell duplicates by instanceId"
+        raise InvalidArgument(message, target="Idempotency-Key")
+    return await read_body(request, most=served.settings.limits.submission_bytes)
 
 
 @router.post(
@@ -54,7 +64,7 @@ def post_instances(
 ) -> Response:
     """Store a task and answer its detail. It is published once it is committed."""
     by = _submitter(request, principal)
-    task, is_new = submit_document(served.engine, parse_json(body), by, limits=served.limits)
+    task, is_new = submit_document(served.engine, parse_json(body), by, limits=served.settings.limits)
     silence = served.settings.dead_after_seconds
     detail = task_detail(served.engine, task, account=principal.account, silence_seconds=silence)
     location = {"Location": f"{PREFIX}/instances/{task}"}
@@ -73,7 +83,7 @@ def post_batch(
 ) -> Response:
     """Store all the tasks or none, and answer their details in the same order."""
     by = _submitter(request, principal)
-    tasks = submit_batch(served.engine, parse_json(body), by, limits=served.limits)
+    tasks = submit_batch(served.engine, parse_json(body), by, limits=served.settings.limits)
     silence = served.settings.dead_after_seconds
     details = task_details(served.engine, tasks, account=principal.account, silence_seconds=silence)
     return answer(request, details, status=201)
@@ -84,14 +94,14 @@ def _submitter(request: Request, principal: Submitter) -> SubmittedBy:
     return SubmittedBy(principal.name, principal.account, trace_id=trace.id, traceparent=trace.traceparent)
 
 
-@router.get("/{task_id}", response_model=Envelope[Task], summary="Show a task")
+@router.get(TASK_PATH, response_model=Envelope[Task], summary="Show a task")
 def get_instance(request: Request, principal: Viewer, served: Served, task_id: TaskPathId) -> Response:
     """Return the task with all its subtasks in topological order."""
     silence = served.settings.dead_after_seconds
     return answer(request, task_detail(served.engine, task_id, account=principal.account, silence_seconds=silence))
 
 
-@router.get("/{task_id}/plan", response_model=Envelope[Plan], summary="Show the plan of a task")
+@router.get(f"{TASK_PATH}/plan", response_model=Envelope[Plan], summary="Show the plan of a task")
 def get_plan(request: Request, principal: Viewer, served: Served, task_id: TaskPathId) -> Response:
     """Return how the whole graph becomes Celery chains and chords, with the workers that live now."""
     silence = served.settings.dead_after_seconds
@@ -100,7 +110,7 @@ def get_plan(request: Request, principal: Viewer, served: Served, task_id: TaskP
     return answer(request, Plan.model_validate(plan_document(planned, graph.keys, graph.edges)))
 
 
-@router.get("/{task_id}/operations", response_model=Envelope[Operations], summary="Show who did what to a task")
+@router.get(f"{TASK_PATH}/operations", response_model=Envelope[Operations], summary="Show who did what to a task")
 def get_operations(request: Request, principal: Viewer, served: Served, task_id: TaskPathId) -> Response:
     """Return the verbs used on the task, oldest first."""
     return answer(request, task_operations(served.engine, task_id, account=principal.account))

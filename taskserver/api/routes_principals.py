@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schema.errors import Forbidden
 from taskserver.api.authentication import Admin, Verifier
@@ -11,6 +11,7 @@ from taskserver.api.bodies import parse_json, read_body
 from taskserver.api.documentation import ERRORS, PREFIX, json_body
 from taskserver.api.envelope import EmptyEnvelope, Envelope, answer
 from taskserver.api.services import Served
+from taskserver.api.unknown_parameters import refuse_unknown_parameters
 from taskserver.field_errors import note_field_errors
 from taskserver.principals import (
     OWNER_ACCOUNT,
@@ -23,15 +24,24 @@ from taskserver.principals import (
 from taskserver.problems import Problems
 from taskserver.projection import wire_time
 from taskserver.queries.principals import PrincipalRow, list_principals
+from taskserver.spelling import STORABLE, Spelled
 from taskserver.views.registry import Principals, PrincipalView, PrincipalWithToken
 
 _MAX_BODY_BYTES = 64 * 1024
-_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}$"
-_ACCOUNT = r"^[A-Za-z0-9_.@-]{1,128}$"
+_NAME = Spelled(
+    "[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}",
+    "must be 1 to 128 letters, digits, '_', '.', '@' and '-', the first a letter, digit or '_'",
+)
+_ACCOUNT = Spelled("[A-Za-z0-9_.@-]{1,128}", "must be 1 to 128 letters, digits, '_', '.', '@' and '-'")
 
-router = APIRouter(prefix=f"{PREFIX}/principals", tags=["principals"], responses=ERRORS)
+router = APIRouter(
+    prefix=f"{PREFIX}/principals",
+    tags=["principals"],
+    responses=ERRORS,
+    dependencies=[Depends(refuse_unknown_parameters)],
+)
 
-Name = Annotated[str, Path(min_length=1, max_length=128, pattern=r"^[^\x00]*$", description="The principal's name.")]
+Name = Annotated[str, STORABLE, Path(min_length=1, max_length=128, description="The principal's name.")]
 
 
 class NewPrincipal(BaseModel):
@@ -39,9 +49,9 @@ class NewPrincipal(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=_NAME)
+    name: Annotated[str, _NAME]
     role: Role
-    account: str = Field(OWNER_ACCOUNT, pattern=_ACCOUNT)
+    account: Annotated[str, _ACCOUNT] = OWNER_ACCOUNT
 
 
 @router.get("", response_model=Envelope[Principals], summary="List principals")

@@ -1,15 +1,18 @@
 """Kinds and workers, as the workers registered them."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from taskserver.api.authentication import Viewer
 from taskserver.api.documentation import ERRORS, PREFIX
 from taskserver.api.envelope import Envelope, answer
 from taskserver.api.services import Served
+from taskserver.api.unknown_parameters import refuse_unknown_parameters
 from taskserver.queries.registry import known_workers, registered_kinds
 from taskserver.views.registry import Kinds, Workers
 
-router = APIRouter(prefix=PREFIX, tags=["registry"], responses=ERRORS)
+router = APIRouter(
+    prefix=PREFIX, tags=["registry"], responses=ERRORS, dependencies=[Depends(refuse_unknown_parameters)]
+)
 
 
 @router.get("/kinds", response_model=Envelope[Kinds], summary="List kinds")

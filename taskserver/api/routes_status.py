@@ -7,15 +7,16 @@ from time import monotonic
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from schema.identity import TaskId
 from taskserver.api.authentication import Viewer
 from taskserver.api.documentation import ERRORS, NOT_MODIFIED, PREFIX
 from taskserver.api.envelope import Envelope, answer
-from taskserver.api.parameters import StatusIds, TaskPathId, Until, WaitSeconds, split_ids
+from taskserver.api.parameters import TASK_PATH, StatusIds, TaskPathId, Until, WaitSeconds, split_ids
 from taskserver.api.services import Served
+from taskserver.api.unknown_parameters import refuse_unknown_parameters
 from taskserver.api.waiting import Watch
 from taskserver.projection import is_settled
 from taskserver.queries.details import no_task
@@ -23,7 +24,12 @@ from taskserver.queries.status import Mark, task_statuses
 from taskserver.views.tasks import TaskStatus, TaskStatuses
 from taskserver.views.view import BIGINT_MAX
 
-router = APIRouter(prefix=f"{PREFIX}/instances", tags=["status"], responses={**ERRORS, **NOT_MODIFIED})
+router = APIRouter(
+    prefix=f"{PREFIX}/instances",
+    tags=["status"],
+    responses={**ERRORS, **NOT_MODIFIED},
+    dependencies=[Depends(refuse_unknown_parameters)],
+)
 
 Statuses = Mapping[TaskId, TaskStatus]
 IfNoneMatch = Annotated[str | None, Header(description="An ETag that the caller has already: 304 while it holds.")]
@@ -76,7 +82,7 @@ async def get_statuses(
     return _tagged(request, view, tag(statuses), if_none_match)
 
 
-@router.get("/{task_id}/status", response_model=Envelope[TaskStatus], summary="Show the status of a task")
+@router.get(f"{TASK_PATH}/status", response_model=Envelope[TaskStatus], summary="Show the status of a task")
 async def get_status(
     request: Request,
     principal: Viewer,

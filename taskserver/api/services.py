@@ -7,7 +7,6 @@ from fastapi import Depends, Request
 from redis import Redis
 from sqlalchemy import Engine
 
-from schema.limits import Limits
 from schema.settings import Settings
 from taskserver.api.waiting import Watch
 
@@ -20,16 +19,6 @@ class Services:
     engine: Engine
     redis: Redis
     watch: Watch
-
-    @property
-    def limits(self) -> Limits:
-        """The limits that the settings give."""
-        return Limits(
-            submission_bytes=self.settings.max_submission_bytes,
-            subtasks=self.settings.max_subtasks,
-            edges=self.settings.max_edges,
-            stored_bytes=self.settings.max_value_bytes,
-        )
 
 
 def _services_of(request: Request) -> Services:

@@ -93,7 +93,9 @@ def server(
 
 def worker(
     *,
-    queues: Annotated[str | None, typer.Option(metavar="A,B", help="Only these queues; default is `default`.")] = None,
+    queues: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these queues; without it those of all its kinds.")
+    ] = None,
     concurrency: ConcurrencyOption = None,
     handlers: HandlersOption = None,
 ) -> None:

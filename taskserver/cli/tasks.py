@@ -36,12 +36,12 @@ def submit(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the task is settled.")] = False,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Sent with the submission: the same one again does not submit twice.")
+        str | None, typer.Option(help="Sent with the submission; a server of this version refuses it.")
     ] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a task."""
+    """Submit a task, and print its id."""
     if (file is None) == (kind is None):
         raise InvalidArgument("give either a FILE (or - for standard input) or --kind")
     if kind is None and arg:
@@ -54,7 +54,8 @@ def submit(
     if as_json:
         print_json(detail.document)
     else:
-        sys.stdout.write(f"task {detail.id} submitted; `taskserver status {detail.id} --watch` follows it\n")
+        sys.stdout.write(f"{detail.id}\n")
+        sys.stderr.write(f"task {detail.id} submitted; `taskserver status {detail.id} --watch` follows it\n")
 
 
 def list_tasks(

@@ -45,7 +45,7 @@ class TaskServer:
     def submit(self, submission: Mapping[str, Any], *, idempotency_key: str | None = None) -> TaskDetail:
         """Submit a task and return its detail.
 
-        With an idempotency key the same call may be made again without submitting twice.
+        An idempotency key is for servers that know it; one of this version refuses it.
         """
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         return TaskDetail.of(self._call("POST", "/instances", body=submission, headers=headers).data)

@@ -3,6 +3,7 @@
 Conditions are fixed texts chosen by which filters are given; values only ever travel as parameters.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -17,6 +18,7 @@ from taskserver.views.subtasks import BasicSubtask
 from taskserver.views.tasks import BasicTask, Page, TaskPage
 
 MAX_SUBTASKS = 1_000
+MAX_SUBTASKS_IN_ALL = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def list_tasks(
     where, parameters = _where(wanted, account)
     with one_snapshot(engine) as connection:
         total, rows = _page(connection, where, parameters, order=order, page=page, size=size)
-        subtasks = _first_subtasks(connection, [row["id"] for row in rows])
+        subtasks = _first_subtasks(connection, rows)
     return TaskPage(
         contents=[BasicTask(**head_of(row), subtasks=subtasks.get(row["id"], [])) for row in rows],
         page=Page(total_elements=total, total_pages=-(-total // size), number=page, size=size),
@@ -148,11 +150,21 @@ SELECT counted.total, found.* FROM (SELECT count(*) AS total FROM tasks AS t WHE
     return rows[0]["total"], [row for row in rows if row["id"] is not None]
 
 
-def _first_subtasks(connection: Connection, tasks: Sequence[int]) -> dict[int, list[BasicSubtask]]:
+def _first_subtasks(connection: Connection, tasks: Sequence[RowMapping]) -> dict[int, list[BasicSubtask]]:
     found: dict[int, list[BasicSubtask]] = {}
     if not tasks:
         return found
-    for row in connection.execute(_SUBTASKS, {"tasks": list(tasks), "most": MAX_SUBTASKS}).mappings():
+    most = _most_for_each([row["subtask_count"] or 0 for row in tasks])
+    for row in connection.execute(_SUBTASKS, {"tasks": [row["id"] for row in tasks], "most": most}).mappings():
         members = {name: row[name] for name in BasicSubtask.model_fields}
         found.setdefault(row["task_id"], []).append(BasicSubtask(**members))
     return found
+
+
+def _most_for_each(counts: Sequence[int]) -> int:
+    """Return how many subtasks a row may list, so that small tasks are whole and large ones share what is left."""
+
+    def listed(most: int) -> int:
+        return sum(min(count, most) for count in counts)
+
+    return bisect_right(range(MAX_SUBTASKS + 1), MAX_SUBTASKS_IN_ALL, key=listed) - 1

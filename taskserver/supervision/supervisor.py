@@ -145,7 +145,6 @@ def interrupted_by_signals() -> Iterator[None]:
     Only the first one does: another would break off the cleaning up on the way out, and leave parts running.
     Goes around the block that holds the supervisor, in the main thread. A SIGHUP that was ignored (nohup) stays ignored.
     """
-
     interrupted = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -81,9 +81,9 @@ class _TaskHead(View):
 
 
 class BasicTask(_TaskHead):
-    """A task in a list: at most its first 1,000 subtasks."""
+    """A task in a list: at most its first 1,000 subtasks, fewer where one answer would list more than 100,000."""
 
-    subtasks: list[BasicSubtask]
+    subtasks: list[BasicSubtask] = Field(description="The first ones; subtaskCount tells how many there are.")
 
 
 class Task(_TaskHead):

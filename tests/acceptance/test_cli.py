@@ -42,6 +42,16 @@ def test_submit_takes_a_file_or_standard_input(dev: Dev) -> None:
     assert from_file["id"] != from_input["id"]
 
 
+def test_submit_prints_only_the_id_for_a_program_to_take(dev: Dev) -> None:
+    done = dev.run("submit", "--kind", "builtin.noop")
+
+    assert done.returncode == 0
+    assert done.stdout.strip().isdigit()
+    assert (
+        done.stderr == f"task {int(done.stdout)} submitted; `taskserver status {int(done.stdout)} --watch` follows it\n"
+    )
+
+
 def test_a_failed_task_ends_the_wait_with_1_and_tells_the_subtask_and_its_error(dev: Dev) -> None:
     done = dev.run("submit", "--kind", "builtin.fail", "--arg", "message=out of luck", "--wait")
 

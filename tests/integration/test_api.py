@@ -72,10 +72,10 @@ def test_a_method_that_is_not_there_is_405_and_names_those_that_are(
 @pytest.mark.parametrize(
     ("path", "field", "value"),
     [
-        ("/instances/abc", "task_id", "abc"),
-        ("/instances/1.5/status", "task_id", "1.5"),
-        ("/instances/99999999999999999999", "task_id", "99999999999999999999"),
-        ("/instances/1/subtasks/x", "subtask_id", "x"),
+        ("/instances/abc", "id", "abc"),
+        ("/instances/1.5/status", "id", "1.5"),
+        ("/instances/99999999999999999999", "id", "99999999999999999999"),
+        ("/instances/1/subtasks/x", "sid", "x"),
         ("/instances?size=2001", "size", "2001"),
         ("/instances?page=0", "page", "0"),
         ("/instances?clusterId=x", "clusterId", "x"),
@@ -91,6 +91,69 @@ def test_a_wrong_parameter_is_named_with_its_value(api: ApiClient, path: str, fi
     assert error["code"] == 10001
     assert [(one["field"], one["rejectedValue"]) for one in error["subErrors"]] == [(field, value)]
     assert field in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/instances/abc", "parameter id must be a whole number: give digits only (given: 'abc')"),
+        ("/instances/0", "parameter id must be at least 1 (given: '0')"),
+        ("/instances?name=%00", "parameter name must not hold the character U+0000"),
+        ("/instances?name=" + "x" * 501, "parameter name must be at most 500 characters"),
+        ("/instances?type=ODD", "parameter type must be one of 'MANUAL', 'SYS_ONCE'"),
+        ("/instances?status=ODD", "parameter status names 'ODD': use RUNNING, FAILED, SUCCESSFUL"),
+        ("/instances/1/status?waitSeconds=x", "parameter waitSeconds must be a number (given: 'x')"),
+        ("/instances/status", "parameter ids is required: add it"),
+        ("/instances/status?ids=a", "parameter ids must be whole numbers with commas between, such as 1,2,3"),
+        ("/instances/1/subtasks/1/log?after=x", "parameter after must be the cursor of an earlier answer"),
+    ],
+)
+def test_a_wrong_parameter_is_told_in_plain_words_with_the_cure(api: ApiClient, path: str, message: str) -> None:
+    assert api.error(path, 400)["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "message"),
+    [
+        ("/instances?staus=FAILED", "staus", "is not a parameter here: did you mean status?"),
+        ("/instances?cluster_id=1", "cluster_id", "is not a parameter here: did you mean clusterId?"),
+        ("/instances?size=1&foo=bar", "foo", "is not a parameter here: leave it out; the parameters are clusterId, "),
+        ("/instances/1?foo=", "foo", "is not a parameter here: leave it out; there are none"),
+        ("/instances/1/status?waitsecond=1", "waitsecond", "is not a parameter here: did you mean waitSeconds?"),
+        ("/instances/1/subtasks/1/log?id=1", "id", "is not a parameter here: leave it out"),
+        ("/kinds?a=b", "a", "is not a parameter here: leave it out; there are none"),
+        ("/principals?a=b", "a", "is not a parameter here: leave it out; there are none"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_with_the_one_that_may_be_meant(
+    api: ApiClient, path: str, field: str, message: str
+) -> None:
+    error = api.error(path, 400)
+
+    assert (error["code"], error["target"]) == (10001, field)
+    assert [one["field"] for one in error["subErrors"]] == [field]
+    assert error["message"].startswith(f"{field}: {message}")
+
+
+def test_every_unknown_parameter_is_named(api: ApiClient) -> None:
+    assert [one["field"] for one in api.error("/instances?foo=1&bar=2&foo=3", 400)["subErrors"]] == ["foo", "bar"]
+
+
+def test_who_is_not_known_is_not_told_about_parameters(api: ApiClient) -> None:
+    assert api.bearing(None).error("/instances?foo=bar", 401)["code"] == 30001
+
+
+def test_what_is_asked_without_a_credential_takes_any_parameter(api: ApiClient) -> None:
+    for path in ("//healthz", "//readyz", "//openapi.json", "//docs"):
+        assert api.get(f"{path}?foo=bar").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["//healthz", "//readyz"])
+def test_health_can_be_asked_by_head(api: ApiClient, path: str) -> None:
+    response = api.bearing(None).request("HEAD", path)
+
+    assert response.status_code == 200
+    assert api.request("DELETE", path).headers["allow"] == "GET, HEAD"
 
 
 def test_a_task_that_is_not_there_is_404(api: ApiClient) -> None:
@@ -131,6 +194,19 @@ def test_a_duplicate_is_refused_and_names_its_holder(api: ApiClient) -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, 20005)
     assert refused.json()["error"]["target"] == str(first)
     assert (returned.status_code, returned.json()["data"]["id"]) == (200, first)
+
+
+@pytest.mark.usefixtures("kinds")
+@pytest.mark.parametrize(("path", "body"), [("/instances", document()), ("/instances/batch", [document()])])
+def test_an_idempotency_key_is_refused_while_it_has_no_effect(
+    api: ApiClient, engine: Engine, path: str, body: object
+) -> None:
+    response = api.post(path, json=body, headers={"Idempotency-Key": "k"})
+    error = response.json()["error"]
+
+    assert (response.status_code, error["code"], error["target"]) == (400, 10001, "Idempotency-Key")
+    assert error["message"].startswith("Idempotency-Key is not available in this version")
+    assert one(engine, "SELECT count(*) AS n FROM tasks")["n"] == 0
 
 
 @pytest.mark.usefixtures("kinds")
@@ -227,5 +303,5 @@ def test_the_document_describes_every_call(api: ApiClient) -> None:
 def test_the_page_lists_every_call_and_loads_nothing(api: ApiClient) -> None:
     page = api.get("//docs").text
 
-    assert f"{PREFIX}/instances/{{task_id}}/status" in page
+    assert f"{PREFIX}/instances/{{id}}/status" in page
     assert "http" not in page.replace('content="http', "")

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from taskserver.embedded.stack import EmbeddedStack
+from taskserver.queries import listing
 from taskserver.queries.listing import SORT_COLUMNS
 from tests.api_client import ApiClient, running_api
 from tests.factories import execute, make_task, one
@@ -207,6 +208,23 @@ def test_a_row_lists_at_most_a_thousand_subtasks_and_counts_all(api: ApiClient, 
     assert row["subtaskCount"] == 1_002
     assert row["subtasks"][0]["name"] == "k0"
     assert set(row["subtasks"][0]) == {"id", "name", "description", "status", "operation"}
+
+
+def test_one_answer_lists_only_so_many_subtasks_in_all(
+    api: ApiClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_SUBTASKS_IN_ALL", 8)
+    for count in (1, 5, 9):
+        make_task(engine, {f"k{index}": () for index in range(count)})
+
+    rows = api.data("/instances?sort=id,asc")["contents"]
+
+    assert [row["subtaskCount"] for row in rows] == [1, 5, 9]
+    assert [[one["name"] for one in row["subtasks"]] for row in rows] == [
+        ["k0"],
+        ["k0", "k1", "k2"],
+        ["k0", "k1", "k2"],
+    ]
 
 
 def test_a_row_that_plain_sql_inserted_is_listed_and_shown(api: ApiClient, engine: Engine) -> None:

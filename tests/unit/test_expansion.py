@@ -370,7 +370,8 @@ class TestNotYetAvailable:
         assert "is not available in this version" in error.message
 
     @pytest.mark.parametrize(
-        "later", [{"deadlineSeconds": 5}, {"callbackUrl": "https://host/done"}, {"onDuplicate": "queue", "instanceId": 1}]
+        "later",
+        [{"deadlineSeconds": 5}, {"callbackUrl": "https://host/done"}, {"onDuplicate": "queue", "instanceId": 1}],
     )
     def test_what_the_task_cannot_be_promised_yet_is_refused(self, later: dict[str, Any]) -> None:
         document = {"subtasks": [subtask("a")], **later}
