@@ -24,6 +24,7 @@ class Listener:
 
     def __init__(self, database_url: str, channels: Mapping[str, Callable[[str], None]]) -> None:
         url = make_url(database_url).set(drivername="postgresql")
+        url = url.update_query_dict({name: str(value) for name, value in KEEPALIVE.items()})
         self._conninfo = url.render_as_string(hide_password=False)
         self._channels = dict(channels)
         self._stopping = threading.Event()
@@ -51,9 +52,7 @@ class Listener:
 
     def _listen(self) -> None:
         with (
-            psycopg.connect(
-                self._conninfo, autocommit=True, application_name="taskserver-listener", **KEEPALIVE
-            ) as connection,
+            psycopg.connect(self._conninfo, autocommit=True, application_name="taskserver-listener") as connection,
             selectors.DefaultSelector() as ready,
         ):
             ready.register(connection, selectors.EVENT_READ)

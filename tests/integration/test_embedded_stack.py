@@ -4,6 +4,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -218,8 +219,16 @@ def test_a_server_that_no_pid_file_names_is_ended(killed_run: Callable[[], dict[
     assert processes_below(tmp_path) == []
 
 
-def test_locks_of_postgres_whose_pid_is_somebody_elses_now_do_not_stop_it(tmp_path: Path) -> None:
-    with EmbeddedStack(tmp_path / "data") as stack:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path is short enough for sockets to be in it."""
+    with tempfile.TemporaryDirectory(prefix="ts") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_locks_of_postgres_whose_pid_is_somebody_elses_now_do_not_stop_it(short_path: Path) -> None:
+    with EmbeddedStack(short_path / "data") as stack:
         places = Places(stack.directory)
         data, socket_lock = places.postgres_data, places.sockets / "postgres" / ".s.PGSQL.5432.lock"
         owner = data.stat()
@@ -231,7 +240,7 @@ def test_locks_of_postgres_whose_pid_is_somebody_elses_now_do_not_stop_it(tmp_pa
         os.chown(path, owner.st_uid, owner.st_gid)
     PidRecord(ProcessIdentity(stranger.pid, "an earlier moment"), "").write(places.run / "postgres.pid")
 
-    with EmbeddedStack(tmp_path / "data") as stack:
+    with EmbeddedStack(short_path / "data") as stack:
         assert ask(stack, "SELECT 1") == 1
 
     assert stranger.poll() is None

@@ -219,9 +219,10 @@ def test_a_part_whose_pid_cannot_be_noted_does_not_run_on(tmp_path: Path, superv
         supervisor.start(part(tmp_path, f"echo $$ >> {tmp_path}/pids; exec sleep 60", is_ready=lambda: False))
 
     (tmp_path / "run" / "part.new").rmdir()
-    eventually(lambda: supervisor.pid("part"))
+    noted = tmp_path / "pids"
+    eventually(lambda: noted.exists() and str(supervisor.pid("part")) in noted.read_text().split())
 
-    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    pids = [int(pid) for pid in noted.read_text().split()]
     assert [pid for pid in pids if psutil.pid_exists(pid)] in ([], [supervisor.pid("part")])
 
 
