@@ -66,8 +66,9 @@ def submit_batch(engine: Engine, documents: object, submitter: Submitter, *, lim
     in_order = sorted(enumerate(submissions), key=lambda one: _duplicate_key(one[1], submitter.account) or "")
     tasks: dict[int, TaskId] = {}
     with transaction(engine) as connection:
+        kinds = load_kinds(connection, {name for submission in submissions for name in _kinds_of(submission)})
         for at, submission in in_order:
-            tasks[at], _ = _located(at, partial(submit, connection, submission, submitter, limits=limits))
+            tasks[at], _ = _located(at, partial(_store, connection, submission, submitter, kinds, limits))
     return [tasks[at] for at in range(len(submissions))]
 
 
@@ -85,8 +86,16 @@ def submit(
     connection: Connection, submission: Submission, submitter: Submitter, *, limits: Limits
 ) -> tuple[TaskId, bool]:
     """Store a submission in the caller's transaction: rolled back with it, published after its commit."""
-    named = {one.kind for one in submission.subtasks or () if one.kind is not None}
-    kinds = load_kinds(connection, named)
+    return _store(connection, submission, submitter, load_kinds(connection, _kinds_of(submission)), limits)
+
+
+def _kinds_of(submission: Submission) -> set[str]:
+    return {one.kind for one in submission.subtasks or () if one.kind is not None}
+
+
+def _store(
+    connection: Connection, submission: Submission, submitter: Submitter, kinds: Mapping[str, KindInfo], limits: Limits
+) -> tuple[TaskId, bool]:
     expanded = expand(submission, kinds=kinds, limits=limits)
     try:
         task = creation.create_task(connection, _new_task(expanded, submitter, kinds))

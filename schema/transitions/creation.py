@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from schema.errors import DuplicateInstance
 from schema.identity import TaskId
+from schema.roundtrip import Request, fetch_together
 from schema.transitions import progress
 
 
@@ -136,18 +137,30 @@ def create_task(connection: Connection, task: NewTask) -> TaskId:
 
     """
     task_id, ids = _insert_task(connection, task)
-    for rows in _batches(zip(ids, task.subtasks, strict=True)):
-        document = json.dumps([_row(*row) for row in rows])
-        connection.execute(_SUBTASKS, {"task": task_id, "rows": document})
-    edges = ((ids[upstream], ids[one.series_id]) for one in task.subtasks for upstream in one.upstreams)
-    for pairs in _batches(edges):
-        upstreams, downstreams = zip(*pairs, strict=True)
-        parameters = {"task": task_id, "upstreams": list(upstreams), "downstreams": list(downstreams)}
-        connection.execute(_EDGES, parameters)
     startable = sum(not one.upstreams for one in task.subtasks)
     counters = {"task": task_id, "count": len(ids), "startable": startable, "concurrency": task.concurrency}
-    connection.execute(_PROGRESS, counters)
+    fetch_together(
+        connection,
+        [
+            *(_subtasks_request(task_id, rows) for rows in _batches(zip(ids, task.subtasks, strict=True))),
+            *(_edges_request(task_id, pairs) for pairs in _batches(_edges(ids, task.subtasks))),
+            Request(_PROGRESS, counters),
+        ],
+    )
     return task_id
+
+
+def _subtasks_request(task: TaskId, rows: Sequence[tuple[int, NewSubtask]]) -> Request:
+    return Request(_SUBTASKS, {"task": task, "rows": json.dumps([_row(*row) for row in rows])})
+
+
+def _edges(ids: Sequence[int], subtasks: Sequence[NewSubtask]) -> Iterator[tuple[int, int]]:
+    return ((ids[upstream], ids[one.series_id]) for one in subtasks for upstream in one.upstreams)
+
+
+def _edges_request(task: TaskId, pairs: Sequence[tuple[int, int]]) -> Request:
+    upstreams, downstreams = zip(*pairs, strict=True)
+    return Request(_EDGES, {"task": task, "upstreams": list(upstreams), "downstreams": list(downstreams)})
 
 
 def _insert_task(connection: Connection, task: NewTask) -> tuple[TaskId, list[int]]:
