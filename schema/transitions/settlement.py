@@ -8,16 +8,22 @@ from schema.transitions import progress
 from schema.transitions.progress import Progress
 
 _SETTLE = text(
-    """
-UPDATE tasks SET state = :state, finalized_at = now(), duplicate_key = NULL, error = (
-    SELECT jsonb_build_object('type', a.error_type, 'message', a.error_message, 'subtask', d.key)
-    FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
-        LEFT JOIN subtask_attempts AS a ON a.subtask_id = s.id AND a.attempt = s.attempt
-    WHERE s.task_id = :task AND s.state = 'FAILED' AND NOT s.allow_failure AND :state = 'FAILED'
-    ORDER BY s.finalized_at, s.id LIMIT 1
+    f"""
+WITH settled AS (
+    UPDATE tasks SET state = :state, finalized_at = now(), duplicate_key = NULL, error = (
+        SELECT jsonb_build_object('type', a.error_type, 'message', a.error_message, 'subtask', d.key)
+        FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
+            LEFT JOIN subtask_attempts AS a ON a.subtask_id = s.id AND a.attempt = s.attempt
+        WHERE s.task_id = :task AND s.state = 'FAILED' AND NOT s.allow_failure AND :state = 'FAILED'
+        ORDER BY s.finalized_at, s.id LIMIT 1
+    )
+    WHERE id = :task AND state IN ('RUNNING', 'SUSPENDED')
+    RETURNING id
+), closed AS (
+    UPDATE task_progress AS p SET open = false, change_number = p.change_number + 1
+    FROM settled WHERE p.id = settled.id
 )
-WHERE id = :task AND state IN ('RUNNING', 'SUSPENDED')
-RETURNING id
+SELECT pg_notify('{progress.SETTLED_CHANNEL}', id::text) FROM settled
 """
 )
 # Two questions, so that each has its partial index.
@@ -56,11 +62,8 @@ def _awaits_named(connection: Connection, after: Progress) -> bool:
 
 def _settle(connection: Connection, after: Progress, state: TaskState) -> TaskState | None:
     assert state in SETTLED_TASK_STATES
-    if connection.execute(_SETTLE, {"task": after.id, "state": state}).one_or_none() is None:
-        return None
-    connection.execute(_CLOSE, {"task": after.id})
-    progress.announce_settled(connection, after.id)
-    return state
+    settled = connection.execute(_SETTLE, {"task": after.id, "state": state}).one_or_none()
+    return None if settled is None else state
 
 
 _UNEXPANDED = text("SELECT id FROM tasks WHERE subtask_count IS NULL AND state = 'CREATED' ORDER BY id LIMIT :limit")
