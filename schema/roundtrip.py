@@ -41,7 +41,7 @@ def fetch_together(connection: Connection, requests: Sequence[Request]) -> list[
         with driver.pipeline():
             for cursor, request in zip(cursors, requests, strict=True):
                 cursor.execute(_sql(request.statement, connection.dialect), request.parameters)
-        return [list(cursor.fetchall()) if cursor.description else [] for cursor in cursors]
+        return [list(cursor.fetchall()) if _has_rows(cursor) else [] for cursor in cursors]
     except psycopg.Error as error:
         if driver.broken:
             connection.invalidate(error)
@@ -51,6 +51,12 @@ def fetch_together(connection: Connection, requests: Sequence[Request]) -> list[
         raise
 
 
+def _has_rows(cursor: psycopg.Cursor[Row]) -> bool:
+    """Tell whether the statement answers rows; the cursor's description would be built anew each time."""
+    return cursor.pgresult is not None and cursor.pgresult.nfields > 0
+
+
 @lru_cache(maxsize=64)
 def _sql(statement: TextClause, dialect: Dialect) -> bytes:
-    return str(statement.compile(dialect=dialect)).encode()
+    """Return the text for the driver, which keeps what it has parsed only of texts below 4 KiB: hence no indentation."""
+    return " ".join(str(statement.compile(dialect=dialect)).split()).encode()

@@ -6,7 +6,7 @@ the last, the task's own end. Fan-in is an atomic decrement on the downstream's 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ _RECORD = text(
 WITH outcome AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o (
         id bigint, verdict text, started_at timestamptz, finished_at timestamptz, result jsonb,
-        delay_seconds double precision, error_type text, error_message text, error_line integer,
+        delay_seconds float8, error_type text, error_message text, error_line int,
         lost boolean)
 ), before AS (
     SELECT s.id, s.state AS old_state, CASE
@@ -70,7 +70,7 @@ WITH outcome AS MATERIALIZED (
         finalized_at = CASE WHEN b.new_state <> 'PENDING' THEN o.finished_at END,
         scheduled_at = CASE WHEN b.new_state = 'PENDING' AND o.delay_seconds > 0
             THEN now() + o.delay_seconds * interval '1 second' END
-    FROM before AS b JOIN outcome AS o ON o.id = b.id
+    FROM before AS b JOIN outcome AS o USING (id)
     WHERE s.id = b.id
     RETURNING s.id, b.old_state, b.new_state, s.scheduled_at, s.operation, s.attempt, s.executor,
         s.started_at AS claimed_at, s.allow_failure
@@ -80,10 +80,10 @@ WITH outcome AS MATERIALIZED (
     SELECT d.id, :claim, :task, d.attempt, d.operation, CASE
             WHEN d.old_state = 'CANCELING' THEN 'CANCELED' WHEN o.lost THEN 'LOST' WHEN o.verdict = 'RETRY' THEN 'FAILED' ELSE o.verdict
         END, d.executor, d.claimed_at, o.started_at, o.finished_at, o.error_type, o.error_message, o.error_line
-    FROM done AS d JOIN outcome AS o ON o.id = d.id
+    FROM done AS d JOIN outcome AS o USING (id)
 ), results AS (
     INSERT INTO subtask_results (subtask_id, task_id, result)
-    SELECT d.id, :task, o.result FROM done AS d JOIN outcome AS o ON o.id = d.id
+    SELECT d.id, :task, o.result FROM done AS d JOIN outcome AS o USING (id)
     WHERE d.new_state = 'SUCCESSFUL' AND o.result IS NOT NULL
     ON CONFLICT (subtask_id) DO UPDATE SET result = excluded.result
 ), satisfied AS (
@@ -117,7 +117,7 @@ WITH outcome AS MATERIALIZED (
         failed = p.failed + e.failed, allowed = p.allowed + e.allowed, pending = p.pending + e.pending - n.ready,
         ready = p.ready + n.ready, startable = p.startable + e.startable + n.startable, change_number = p.change_number + 1
     FROM ended AS e, next AS n WHERE p.id = :task AND e.n > 0
-    RETURNING {", ".join("p." + name for name in progress.COLUMNS.split(", "))}, e.ids, e.successful AS recorded_successful
+    RETURNING {", ".join("p." + name for name in progress.COLUMNS.split(", "))}, e.ids, e.successful AS ended_well
 )
 SELECT * FROM moved
 """
@@ -167,7 +167,7 @@ def follow_up(
         return Recorded(frozenset(), locked, clean=False)
     row = rows[0]
     after = Progress.of(row)
-    clean = row["recorded_successful"] == expected
+    clean = row["ended_well"] == expected
     if not clean:
         claims.drop_followers(connection, locked.id, carrier)
     if after.is_failing and not locked.is_failing:
@@ -179,4 +179,5 @@ def follow_up(
 
 
 def _encode(outcomes: Sequence[Outcome]) -> str:
-    return json.dumps([asdict(outcome) for outcome in outcomes], default=datetime.isoformat, allow_nan=False)
+    rows = [{name: getattr(outcome, name) for name in Outcome.__slots__} for outcome in outcomes]
+    return json.dumps(rows, default=datetime.isoformat, allow_nan=False)
