@@ -7,6 +7,7 @@ SIGTERM long polls are answered, requests under way end, and only then do the th
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,9 @@ from taskserver.supervision.supervisor import interrupted_by_signals
 
 _SHUTDOWN_SECONDS = 5  # for requests under way
 _BACKLOG = 1024
+# The dispatcher's thread waits for an answer after each short step. With the default of 5 ms it would get the interpreter back
+# only when a request that writes a large answer is done.
+_SWITCH_SECONDS = 0.0005
 _log = get_logger("taskserver.server")
 
 
@@ -131,6 +135,7 @@ def _run(settings: Settings, engine: Engine, listener: socket.socket) -> None:
         startable = Listener(settings.require_database(), {STARTABLE_CHANNEL: lambda _: dispatcher.wake()})
         app = create_app(settings, engine, redis)
         settle_collector()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         dispatcher.start()
         running.callback(dispatcher.stop)
         startable.start()

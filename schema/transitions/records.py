@@ -86,11 +86,11 @@ WITH outcome AS MATERIALIZED (
     SELECT d.id, :task, o.result FROM done AS d JOIN outcome AS o USING (id)
     WHERE d.new_state = 'SUCCESSFUL' AND o.result IS NOT NULL
     ON CONFLICT (subtask_id) DO UPDATE SET result = excluded.result
-), satisfied AS (
+), fit AS (
     SELECT id FROM done WHERE new_state = 'SUCCESSFUL' OR (new_state = 'FAILED' AND allow_failure)
 ), freed AS (
     SELECT e.downstream_id AS id, count(*)::int AS n
-    FROM subtask_edges AS e JOIN satisfied AS d ON d.id = e.upstream_id GROUP BY e.downstream_id
+    FROM subtask_edges AS e JOIN fit AS d ON d.id = e.upstream_id GROUP BY e.downstream_id
 ), released AS (
     UPDATE subtasks AS s
     SET pending_upstreams = s.pending_upstreams - f.n,

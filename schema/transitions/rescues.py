@@ -162,7 +162,7 @@ _LOST_UNITS = text(
     """
 SELECT s.task_id AS task, s.carrier, array_agg(s.id ORDER BY s.id) AS ids
 FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
-WHERE s.state = 'READY' AND d.queue = :queue AND s.released_at < :horizon
+WHERE s.state = 'READY' AND s.carrier IS NOT NULL AND d.queue = :queue AND s.released_at < :horizon
     AND s.carrier NOT IN (
         SELECT unnest(carriers) FROM workers
         WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
@@ -173,7 +173,7 @@ GROUP BY s.task_id, s.carrier LIMIT :limit
 _READY_QUEUES = text(
     """
 SELECT DISTINCT d.queue FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
-WHERE s.state = 'READY' AND s.released_at < now() - :age * interval '1 second'
+WHERE s.state = 'READY' AND s.carrier IS NOT NULL AND s.released_at < now() - :age * interval '1 second'
 """
 )
 _NOW = text("SELECT clock_timestamp()")

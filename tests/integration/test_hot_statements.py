@@ -77,7 +77,7 @@ def test_no_hot_statement_reads_a_whole_table(engine: Engine) -> None:
         "drop": "subtasks_carried",
         "settle": "subtasks_failed",
         "lost claims": "subtasks_claimed",
-        "old releases": "subtasks_ready",
+        "old releases": "subtasks_carried",
         "due": "subtasks_scheduled",
         "candidates": "task_progress_startable",
         "open due": "task_progress_opens",

@@ -212,7 +212,6 @@ SUBTASK_INDEXES = (
     "CREATE INDEX subtasks_carried ON subtasks (task_id, carrier)"
     " WHERE carrier IS NOT NULL AND state IN ('PENDING', 'READY')",
     "CREATE INDEX subtasks_failed ON subtasks (task_id, id) WHERE state = 'FAILED'",
-    "CREATE INDEX subtasks_ready ON subtasks (released_at) WHERE state = 'READY'",
     "CREATE INDEX subtasks_claimed ON subtasks (process) WHERE state IN ('RUNNING', 'CANCELING')",
     "CREATE INDEX subtasks_scheduled ON subtasks (scheduled_at) WHERE state = 'PENDING' AND scheduled_at IS NOT NULL",
 )
