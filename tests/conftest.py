@@ -1,9 +1,11 @@
 """One embedded PostgreSQL and Redis for the whole run, and a database as if new for each test that asks for one."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import Engine
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -12,6 +14,11 @@ from schema.collection import settle_collector
 from schema.database import make_engine
 from taskserver.embedded.stack import EmbeddedStack
 from tests.reused_database import ReusedDatabase
+
+# The same examples in every run, however slow the machine is; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 _ACCEPTANCE = "tests/acceptance/"
 # Nothing here outlives the run, and no table lives long enough to need a vacuum.
