@@ -133,7 +133,7 @@ def _run(settings: Settings, engine: Engine, listener: socket.socket) -> None:
         redis = running.enter_context(make_redis(settings))
         dispatcher = Dispatcher(engine, make_celery(settings), redis, settings, name=name)
         startable = Listener(settings.require_database(), {STARTABLE_CHANNEL: lambda _: dispatcher.wake()})
-        app = create_app(settings, engine, redis)
+        app = create_app(settings, engine, redis, after_submission=dispatcher.publish_soon)
         settle_collector()
         sys.setswitchinterval(_SWITCH_SECONDS)
         dispatcher.start()

@@ -1,6 +1,6 @@
 """Composes the application: routes, errors, the outermost layer, and what they share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -52,8 +52,17 @@ class Api(FastAPI):
         return self.openapi_schema
 
 
-def create_app(settings: Settings, engine: Engine, redis: Redis) -> FastAPI:
-    """Return the application. `app.state.services.watch.stop_waiting()` lets long polls answer before a shutdown."""
+def _nothing() -> None:
+    pass
+
+
+def create_app(
+    settings: Settings, engine: Engine, redis: Redis, *, after_submission: Callable[[], None] = _nothing
+) -> FastAPI:
+    """Return the application. `app.state.services.watch.stop_waiting()` lets long polls answer before a shutdown.
+
+    `after_submission` is called between a submission's commit and its answer, and may take a moment.
+    """
     watch = Watch(engine)
     app = Api(
         title="taskserver",
@@ -65,7 +74,7 @@ def create_app(settings: Settings, engine: Engine, redis: Redis) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    app.state.services = Services(settings, engine, redis, watch)
+    app.state.services = Services(settings, engine, redis, watch, after_submission)
     app.state.authenticator = Authenticator(engine, Tokens.of(settings))
     add_error_handlers(app)
     app.add_middleware(Tracing)

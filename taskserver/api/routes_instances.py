@@ -65,6 +65,7 @@ def post_instances(
     """Store a task and answer its detail. It is published once it is committed."""
     by = _submitter(request, principal)
     task, is_new = submit_document(served.engine, parse_json(body), by, limits=served.settings.limits)
+    served.after_submission()
     silence = served.settings.dead_after_seconds
     detail = task_detail(served.engine, task, account=principal.account, silence_seconds=silence)
     location = {"Location": f"{PREFIX}/instances/{task}"}
@@ -84,6 +85,7 @@ def post_batch(
     """Store all the tasks or none, and answer their details in the same order."""
     by = _submitter(request, principal)
     tasks = submit_batch(served.engine, parse_json(body), by, limits=served.settings.limits)
+    served.after_submission()
     silence = served.settings.dead_after_seconds
     details = task_details(served.engine, tasks, account=principal.account, silence_seconds=silence)
     return answer(request, details, status=201)

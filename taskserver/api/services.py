@@ -1,5 +1,6 @@
 """What routes work with, made once by the composition root and found through the request; there are no globals."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,6 +20,7 @@ class Services:
     engine: Engine
     redis: Redis
     watch: Watch
+    after_submission: Callable[[], None]
 
 
 def _services_of(request: Request) -> Services:

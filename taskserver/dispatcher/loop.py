@@ -35,6 +35,7 @@ _MOST_TASKS = 10_000
 _PORTION_TASKS = 25
 _PORTION_SUBTASKS = 1_000
 _SHORTEST_LOOK_SECONDS = 0.02
+_HEAD_START_SECONDS = 0.05
 _log = get_logger("taskserver.dispatcher")
 _T = TypeVar("_T")
 
@@ -48,6 +49,9 @@ class Dispatcher:
         self._advancer = Advancer(engine, app, self._window, executor=name)
         self._rescuer = Rescuer(engine, redis, settings)
         self._next_rescue = 0.0
+        self._passes = threading.Condition()
+        self._begun = 0
+        self._ended = 0
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
@@ -66,12 +70,26 @@ class Dispatcher:
         """Look now: something may start. Callable from any thread."""
         self._wake.set()
 
+    def publish_soon(self) -> None:
+        """Look now, and wait until that look has ended, but a moment at most.
+
+        For who goes on with work in the same interpreter: the workers can begin in the meantime.
+        """
+        with self._passes:
+            wanted = self._begun + 1
+            self._wake.set()
+            self._passes.wait_for(lambda: self._ended >= wanted, timeout=_HEAD_START_SECONDS)
+
     def _run(self) -> None:
         next_look = time.monotonic()
         while not self._stopping.is_set():
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + (self._guarded(self._look) or _LOOK_SECONDS)
+            self._begun += 1
             full = self._guarded(self._publish) or frozenset()
+            with self._passes:
+                self._ended = self._begun
+                self._passes.notify_all()
             self._await_work(full, until=next_look)
 
     def _guarded(self, step: Callable[[], _T]) -> _T | None:
