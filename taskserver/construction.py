@@ -7,6 +7,7 @@ them apart. All sizes count what will be stored, once per subtask.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from schema.documents.problems import Problems
 from schema.errors import TooLarge
 from schema.kinds import KindInfo
 from schema.limits import Limits
@@ -15,7 +16,6 @@ from schema.references import ItemReference, ResultReference, find_references, s
 from schema.storable import stored_size
 from taskserver.argument_checks import ArgumentChecker
 from taskserver.layout import Layout, Template
-from taskserver.problems import Problems
 
 EMPTY_FOREACH_KIND = "builtin.noop"
 

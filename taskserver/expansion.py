@@ -7,17 +7,17 @@ exists. Subtasks stand in topological order and know each other by series id, th
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from schema.documents.dag import Dag
+from schema.documents.problems import Problems
+from schema.documents.reference_checks import note_bad_references, note_unknown_kinds
+from schema.documents.specification import Submission
 from schema.errors import InvalidGraph
 from schema.kinds import KindInfo
 from schema.limits import DEFAULT_LIMITS, Limits
 from schema.pointers import BadReference, join_pointer
 from schema.references import ResultReference
 from taskserver.construction import Construction, ExpandedSubtask, check_stored_size
-from taskserver.dag import Dag
 from taskserver.layout import Elements, foreach_elements, lay_out
-from taskserver.problems import Problems
-from taskserver.reference_checks import note_bad_references, note_unknown_kinds
-from taskserver.specification import Submission
 
 __all__ = ["ExpandedSubtask", "ExpandedTask", "expand"]
 

@@ -8,12 +8,12 @@ foreach without elements stays as one node under its bare key, as it does when t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from schema.documents.dag import Dag
+from schema.documents.specification import Subtask
 from schema.errors import InvalidGraph
 from schema.limits import Limits
 from schema.pointers import BadReference, follow
 from schema.references import ArgumentReference, resolve
-from taskserver.dag import Dag
-from taskserver.specification import Subtask
 
 Elements = Sequence[object] | None
 

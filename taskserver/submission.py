@@ -12,6 +12,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, RowMapping, text
 
 from schema.database import transaction
+from schema.documents.specification import Submission, parse_submission
 from schema.errors import DuplicateInstance, Invalid, InvalidArgument
 from schema.identity import TaskId
 from schema.kinds import KindInfo, OnWorkerLost
@@ -19,7 +20,6 @@ from schema.limits import Limits
 from schema.transitions import creation
 from schema.transitions.creation import NewSubtask, NewTask
 from taskserver.expansion import ExpandedSubtask, ExpandedTask, expand
-from taskserver.specification import Submission, parse_submission
 
 MAX_BATCH = 1000
 _T = TypeVar("_T")

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from redis import Redis
 from sqlalchemy import Engine
 
+from schema.documents.specification import Submission
 from schema.settings import Settings
 from taskserver.api import (
     routes_documentation,
@@ -26,7 +27,6 @@ from taskserver.api.routes_principals import NewPrincipal
 from taskserver.api.services import Services
 from taskserver.api.waiting import Watch
 from taskserver.principals import Tokens
-from taskserver.specification import Submission
 
 _VERSION = "2"
 _BODIES = (Submission, NewPrincipal)

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import Request
 
+from schema.documents.problems import printable
 from schema.errors import InvalidArgument, TooLarge
-from taskserver.problems import printable
 
 _SHOWN = 60
 

@@ -10,10 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from schema.database import translate
+from schema.documents.field_errors import in_words
+from schema.documents.problems import printable, shortened
 from schema.errors import InvalidArgument, NotFound, SubError, TaskserverError, Unauthenticated, Unavailable
 from taskserver.api.envelope import failure, trace_of
-from taskserver.field_errors import in_words
-from taskserver.problems import printable, shortened
 
 _RETRY_SECONDS = "1"
 _NOT_FOUND = 404

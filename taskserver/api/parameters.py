@@ -9,10 +9,10 @@ from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from schema.documents.field_types import Moment, TaskType
 from schema.errors import InvalidArgument, SubError
 from schema.identity import SubtaskId, TaskId
 from schema.states import TaskState
-from taskserver.field_types import Moment, TaskType
 from taskserver.projection import Status, states_of
 from taskserver.queries.listing import SORT_COLUMNS, Order, TaskFilter
 from taskserver.spelling import STORABLE, Spelled

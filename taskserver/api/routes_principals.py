@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from schema.documents.field_errors import note_field_errors
+from schema.documents.problems import Problems
 from schema.errors import Forbidden
 from taskserver.api.authentication import Admin, Verifier
 from taskserver.api.bodies import parse_json, read_body
@@ -12,7 +14,6 @@ from taskserver.api.documentation import ERRORS, PREFIX, json_body
 from taskserver.api.envelope import EmptyEnvelope, Envelope, answer
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
-from taskserver.field_errors import note_field_errors
 from taskserver.principals import (
     OWNER_ACCOUNT,
     Role,
@@ -21,7 +22,6 @@ from taskserver.principals import (
     revoke_principal,
     rotate_principal,
 )
-from taskserver.problems import Problems
 from taskserver.projection import wire_time
 from taskserver.queries.principals import PrincipalRow, list_principals
 from taskserver.spelling import STORABLE, Spelled

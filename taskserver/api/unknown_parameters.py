@@ -2,9 +2,9 @@
 
 from fastapi import Request
 
+from schema.documents.field_errors import unknown_name
+from schema.documents.problems import Problems
 from taskserver.api.authentication import Caller
-from taskserver.field_errors import unknown_name
-from taskserver.problems import Problems
 
 
 async def refuse_unknown_parameters(request: Request, _caller: Caller) -> None:

@@ -48,11 +48,11 @@ def plan(
 
 def _planned(document: Mapping[str, Any], kinds: Mapping[str, KindInfo] | None, slots: int) -> dict[str, Any]:
     # Not at the top: the schema library behind them is slow to import, and other commands do without.
+    from schema.documents.specification import parse_submission
     from taskserver.expansion import expand
     from taskserver.plan_view import plan_document
     from taskserver.planner import PlanNode
     from taskserver.planner import plan as plan_graph
-    from taskserver.specification import parse_submission
 
     submission = parse_submission(document)
     named = {one.kind for one in submission.subtasks or () if one.kind is not None}

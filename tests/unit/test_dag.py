@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schema.documents.dag import Dag
 from schema.errors import InvalidGraph
-from taskserver.dag import Dag
 
 Subtasks = list[tuple[str, list[str]]]
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schema.documents.specification import parse_submission
 from schema.errors import Invalid, InvalidArgument, InvalidGraph, TooLarge
 from schema.kinds import KindInfo
 from schema.limits import DEFAULT_LIMITS, Limits
 from taskserver.expansion import ExpandedSubtask, ExpandedTask, expand
-from taskserver.specification import parse_submission
 
 CHECK = KindInfo(
     "host.check",

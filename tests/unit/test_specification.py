@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schema.documents.problems import MAX_REPORTED
+from schema.documents.specification import Submission, parse_submission
 from schema.errors import Invalid, InvalidArgument, InvalidGraph, SubError
 from schema.limits import Limits
-from taskserver.problems import MAX_REPORTED
-from taskserver.specification import Submission, parse_submission
 
 CONTRACT_EXAMPLE = """
 { "name": "Prepare host 10.0.0.7", "type": "MANUAL",

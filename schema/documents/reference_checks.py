@@ -7,12 +7,12 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 
+from schema.documents.dag import Dag
+from schema.documents.problems import Problems
+from schema.documents.specification import Submission, Subtask
 from schema.kinds import KindInfo
 from schema.pointers import BadReference, follow, join_pointer
 from schema.references import ArgumentReference, ItemReference, Location, Reference, ResultReference, find_references
-from taskserver.dag import Dag
-from taskserver.problems import Problems
-from taskserver.specification import Submission, Subtask
 
 # difflib is quadratic in the length, and slow over a hundred thousand keys.
 _COMPARED_LENGTH = 200

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from schema.documents.problems import Problems
 from schema.pointers import join_pointer
-from taskserver.problems import Problems
 
 KnownFields = Callable[[tuple[str | int, ...]], Collection[str]]
 

@@ -13,13 +13,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from schema.conditions import check_condition
-from schema.errors import InvalidGraph
-from schema.limits import DEFAULT_LIMITS, Limits
-from schema.pointers import BadReference
-from schema.references import ArgumentReference, ItemReference, ResultReference, find_references, recognise
-from schema.storable import find_unstorable
-from taskserver.field_errors import note_field_errors
-from taskserver.field_types import (
+from schema.documents.field_errors import note_field_errors
+from schema.documents.field_types import (
     Attempts,
     Backoff,
     BigInt,
@@ -37,7 +32,12 @@ from taskserver.field_types import (
     TaskType,
     Title,
 )
-from taskserver.problems import MAX_REPORTED, Problems
+from schema.documents.problems import MAX_REPORTED, Problems
+from schema.errors import InvalidGraph
+from schema.limits import DEFAULT_LIMITS, Limits
+from schema.pointers import BadReference
+from schema.references import ArgumentReference, ItemReference, ResultReference, find_references, recognise
+from schema.storable import find_unstorable
 
 
 class _Document(BaseModel):
