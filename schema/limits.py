@@ -20,4 +20,5 @@ class Limits:
     depth: int = 64  # nesting of arrays and objects in a submission
 
 
+SUBMISSION_BYTES = "TASKSERVER_MAX_SUBMISSION_BYTES"
 DEFAULT_LIMITS = Limits()

@@ -3,21 +3,29 @@
 For the steps of a worker, which are short and follow each other: most of their time would go into waiting for answers. The
 statements still run one after the other, each on a snapshot of its own, so that what follows a lock sees what was committed
 before it. Uses the driver's pipeline mode, which SQLAlchemy does not offer.
+
+Also the one way to run a statement on a connection that somebody else has made: nothing that they may have set for their own
+cursors and rows is used here.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg.rows import dict_row
 from sqlalchemy import Connection, Dialect, RowMapping, TextClause
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.exc import DBAPIError
 
 from schema.database import translate
 from schema.errors import Unavailable
 
+AnyConnection: TypeAlias = Connection | psycopg.Connection[Any]
 Row = Mapping[str, Any] | RowMapping
+
+_DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +36,43 @@ class Request:
     parameters: Mapping[str, Any]
 
 
-def fetch_together(connection: Connection, requests: Sequence[Request]) -> list[list[Row]]:
+def fetch_together(connection: AnyConnection, requests: Sequence[Request]) -> list[list[Row]]:
     """Run the statements in their order; return the rows of each.
 
     Raises:
         Unavailable: PostgreSQL is away, or another transaction was in the way.
 
     """
-    driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
-    cursors = [driver.cursor(row_factory=dict_row) for _ in requests]
+    if isinstance(connection, Connection):
+        driver = connection.connection.driver_connection
+        if not isinstance(driver, psycopg.Connection):
+            return _fetch_one_by_one(connection, requests)
+        if not connection.in_transaction():
+            connection.begin()  # what SQLAlchemy has not seen begin it would not commit
+    else:
+        driver = connection
+    cursors = [psycopg.Cursor(driver, row_factory=dict_row) for _ in requests]
     try:
         with driver.pipeline():
             for cursor, request in zip(cursors, requests, strict=True):
-                cursor.execute(_sql(request.statement, connection.dialect), request.parameters)
+                cursor.execute(_sql(request.statement), request.parameters)
         return [list(cursor.fetchall()) if _has_rows(cursor) else [] for cursor in cursors]
     except psycopg.Error as error:
-        if driver.broken:
+        if driver.broken and isinstance(connection, Connection):
             connection.invalidate(error)
         unavailable: Unavailable | None = translate(error, broken=driver.broken)
+        if unavailable is not None:
+            raise unavailable from error
+        raise
+
+
+def _fetch_one_by_one(connection: Connection, requests: Sequence[Request]) -> list[list[Row]]:
+    """Do the same through SQLAlchemy, for a caller's connection that is on another driver, or on an asynchronous one."""
+    try:
+        results = [connection.execute(one.statement, dict(one.parameters)) for one in requests]
+        return [list(result.mappings()) if result.returns_rows else [] for result in results]
+    except DBAPIError as error:
+        unavailable = translate(error.orig, broken=error.connection_invalidated)
         if unavailable is not None:
             raise unavailable from error
         raise
@@ -57,6 +84,6 @@ def _has_rows(cursor: psycopg.Cursor[Row]) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _sql(statement: TextClause, dialect: Dialect) -> bytes:
+def _sql(statement: TextClause) -> bytes:
     """Return the text for the driver, which keeps what it has parsed only of texts below 4 KiB: hence no indentation."""
-    return " ".join(str(statement.compile(dialect=dialect)).split()).encode()
+    return " ".join(str(statement.compile(dialect=_DIALECT)).split()).encode()

@@ -6,9 +6,11 @@ break the whole transaction with an error that names nothing.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from schema.errors import TooLarge
+from schema.limits import Limits
 from schema.pointers import join_pointer
 
 # Python refuses to read or write whole numbers of more than 4300 digits, jsonb takes more.
@@ -31,6 +33,22 @@ class Unstorable:
 def stored_size(value: object) -> int:
     """Return how many bytes the value takes as JSON."""
     return len(_ENCODER.encode(value).encode())
+
+
+def check_stored_size(arguments: Mapping[str, object], field: str, whose: str, limits: Limits) -> int:
+    """Return how many bytes the arguments take as stored.
+
+    Raises:
+        TooLarge: more than one row may hold.
+    """
+    size = stored_size(arguments)
+    if size > limits.stored_bytes:
+        raise TooLarge(
+            f"{whose} take {size} bytes as JSON, at most {limits.stored_bytes} are stored (TASKSERVER_MAX_VALUE_BYTES): "
+            "keep the data elsewhere and pass where it is",
+            target=field,
+        )
+    return size
 
 
 def find_unstorable(value: object, *, depth: int) -> Iterator[Unstorable]:

@@ -3,28 +3,38 @@
 Nothing here touches the broker. A task that is committed will run, whatever dies in between.
 """
 
-import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, RowMapping, text
+from sqlalchemy import Engine
 
+from schema.callers_transaction import part_of_transaction
 from schema.database import transaction
 from schema.documents.specification import Submission, parse_submission
-from schema.errors import DuplicateInstance, Invalid, InvalidArgument
+from schema.errors import DuplicateInstance, Invalid, InvalidArgument, TooLarge
 from schema.identity import TaskId
+from schema.instances import duplicate_key
 from schema.kinds import KindInfo, OnWorkerLost
-from schema.limits import Limits
+from schema.limits import DEFAULT_LIMITS, SUBMISSION_BYTES, Limits
+from schema.roundtrip import AnyConnection
+from schema.storable import find_unstorable, stored_size
 from schema.transitions import creation
 from schema.transitions.creation import NewSubtask, NewTask
+from schema.transitions.idempotency import IdempotentCall, claim_key, note_answer
+from taskserver.definitions import Resolved, Resolver, resolve
 from taskserver.expansion import ExpandedSubtask, ExpandedTask, expand
+from taskserver.idempotency import idempotent_call
+from taskserver.queries.kinds import load_kinds
 
 MAX_BATCH = 1000
 _T = TypeVar("_T")
 _DEFAULT_NAME = "task"
 _INLINE = "inline"
+_DEFAULT_USER = "application"
+_SUBMIT = "submit"
+_SUBMIT_BATCH = "submit a batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +47,133 @@ class Submitter:
     traceparent: str | None = None
 
 
-def submit_document(engine: Engine, document: object, submitter: Submitter, *, limits: Limits) -> tuple[TaskId, bool]:
-    """Store the task that a JSON document describes; return its id, and whether it is new.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A task that a submission led to, and whether it is new: it is not where an earlier one is answered."""
+
+    task: TaskId
+    is_new: bool
+
+
+def submit(
+    connection: object,
+    spec: Mapping[str, Any],
+    account: str = "0",
+    user: str = _DEFAULT_USER,
+    *,
+    idempotency_key: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> TaskId:
+    """Store a task in the caller's transaction: rolled back with it, published after its commit.
+
+    With a spec that is refused nothing is stored, and the transaction can go on::
+
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO hosts (name) VALUES ('db1')"))
+            submit(connection, {"definition": "prepare_host", "instanceId": 42}, user="inventory")
+
+    Args:
+        connection: A SQLAlchemy Connection or Session, or a psycopg.Connection, to the database of the task server.
+        spec: The submission, as it would be posted.
+        account: Whose task it is.
+        user: Who is noted as its creator.
+        idempotency_key: Names this submission: made again with the same key it leads to the same task.
+        limits: How large it may be; `Settings.load().limits` where the defaults have been changed.
+
+    Returns:
+        The task's id: that of an earlier task where `onDuplicate` or the idempotency key says so.
+
+    Raises:
+        TypeError: The connection is none that can be used.
+        InvalidArgument, InvalidGraph, TooLarge: The spec is wrong, or the connection has no transaction and begins none.
+        DuplicateInstance: An unsettled task holds the instance.
+        IdempotencyKeyReused: The key was used with another spec.
+        Unavailable: PostgreSQL is away, or another transaction was in the way.
+
+    """
+    for what, name in (("account", account), ("user", user)):
+        if not isinstance(name, str) or not name or any(find_unstorable(name, depth=1)):
+            raise InvalidArgument(f"{what} is {name!r}: give a text that is not empty and holds no NUL", target=what)
+    document = dict(spec) if isinstance(spec, Mapping) else spec
+    submission = parse_submission(document, limits=limits)
+    if stored_size(document) > limits.submission_bytes:
+        most = f"{limits.submission_bytes} bytes ({SUBMISSION_BYTES})"
+        raise TooLarge(f"the spec takes more than {most}: submit less at once, or keep the data elsewhere")
+    call = idempotent_call(idempotency_key, account=account, scope=_SUBMIT, document=document)
+    with part_of_transaction(connection) as usable:
+        store = partial(_store_one, usable, submission, Submitter(user, account), limits)
+        return _once(usable, call, store)[0].task
+
+
+def submit_document(
+    engine: Engine, document: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
+) -> Stored:
+    """Store the task that a JSON document describes.
 
     Raises:
         InvalidArgument, InvalidGraph, TooLarge: The document is wrong; nothing was stored.
         DuplicateInstance: An unsettled task holds the instance.
+        IdempotencyKeyReused: The key was used with another document.
         Unavailable: PostgreSQL is away. Whether the task was stored is unknown.
 
     """
     submission = parse_submission(document, limits=limits)
+    call = idempotent_call(idempotency_key, account=submitter.account, scope=_SUBMIT, document=document)
     with transaction(engine) as connection:
-        return submit(connection, submission, submitter, limits=limits)
+        return _once(connection, call, partial(_store_one, connection, submission, submitter, limits))[0]
 
 
-def submit_batch(engine: Engine, documents: object, submitter: Submitter, *, limits: Limits) -> list[TaskId]:
-    """Store the tasks that a list of JSON documents describes, all or none; return their ids in the same order.
+def submit_batch(
+    engine: Engine, documents: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
+) -> list[Stored]:
+    """Store the tasks that a list of JSON documents describes, all or none; return them in the same order.
 
     Raises:
         InvalidArgument: It is not a list of 1 to `MAX_BATCH` documents.
         Invalid, DuplicateInstance: One of them is refused; the fields of `sub_errors` begin with its place.
+        IdempotencyKeyReused: The key was used with another batch.
 
     """
     if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_BATCH:
         raise InvalidArgument(f"a batch is a JSON array of 1 to {MAX_BATCH} submissions; send more in several batches")
     submissions = [_located(at, partial(parse_submission, one, limits=limits)) for at, one in enumerate(documents)]
-    # In the order of the keys that guard against duplicates, so that two batches do not wait for each other.
-    in_order = sorted(enumerate(submissions), key=lambda one: _duplicate_key(one[1], submitter.account) or "")
-    tasks: dict[int, TaskId] = {}
+    call = idempotent_call(idempotency_key, account=submitter.account, scope=_SUBMIT_BATCH, document=documents)
     with transaction(engine) as connection:
-        kinds = load_kinds(connection, {name for submission in submissions for name in _kinds_of(submission)})
-        for at, submission in in_order:
-            tasks[at], _ = _located(at, partial(_store, connection, submission, submitter, kinds, limits))
-    return [tasks[at] for at in range(len(submissions))]
+        return _once(connection, call, partial(_store_all, connection, submissions, submitter, limits))
+
+
+def _once(connection: AnyConnection, call: IdempotentCall | None, store: Callable[[], list[Stored]]) -> list[Stored]:
+    """Store, unless the same call has been made before: then return what it stored."""
+    if call is None:
+        return store()
+    earlier = claim_key(connection, call)
+    if earlier is not None:
+        return [Stored(TaskId(task), is_new=False) for task in earlier["tasks"]]
+    stored = store()
+    note_answer(connection, call, {"tasks": [one.task for one in stored]})
+    return stored
+
+
+def _store_one(connection: AnyConnection, submission: Submission, submitter: Submitter, limits: Limits) -> list[Stored]:
+    resolved = resolve(connection, submission, submitter.account, limits=limits)
+    kinds = load_kinds(connection, _kinds_of(resolved.submission))
+    return [_store(connection, resolved, submitter, kinds, limits)]
+
+
+def _store_all(
+    connection: AnyConnection, submissions: Sequence[Submission], submitter: Submitter, limits: Limits
+) -> list[Stored]:
+    resolver = Resolver(connection, submitter.account, limits=limits)
+    resolved = [_located(at, partial(resolver.resolve, one)) for at, one in enumerate(submissions)]
+    kinds = load_kinds(connection, {name for one in resolved for name in _kinds_of(one.submission)})
+    # In the order of their instances, so that two batches do not wait for each other; of one instance, as they came.
+    in_order = sorted(range(len(resolved)), key=lambda at: _instance(resolved[at].submission))
+    stored = {at: _located(at, partial(_store, connection, resolved[at], submitter, kinds, limits)) for at in in_order}
+    return [stored[at] for at in range(len(resolved))]
+
+
+def _instance(submission: Submission) -> tuple[str, int, str]:
+    return submission.definition or _INLINE, submission.instance_id or 0, submission.extra
 
 
 def _located(at: int, step: Callable[[], _T]) -> _T:
@@ -82,57 +186,30 @@ def _located(at: int, step: Callable[[], _T]) -> _T:
         raise type(error)(f"submission {at}: {error.message}", target=target, sub_errors=located) from error
 
 
-def submit(
-    connection: Connection, submission: Submission, submitter: Submitter, *, limits: Limits
-) -> tuple[TaskId, bool]:
-    """Store a submission in the caller's transaction: rolled back with it, published after its commit."""
-    return _store(connection, submission, submitter, load_kinds(connection, _kinds_of(submission)), limits)
-
-
 def _kinds_of(submission: Submission) -> set[str]:
     return {one.kind for one in submission.subtasks or () if one.kind is not None}
 
 
 def _store(
-    connection: Connection, submission: Submission, submitter: Submitter, kinds: Mapping[str, KindInfo], limits: Limits
-) -> tuple[TaskId, bool]:
-    expanded = expand(submission, kinds=kinds, limits=limits)
+    connection: AnyConnection, resolved: Resolved, submitter: Submitter, kinds: Mapping[str, KindInfo], limits: Limits
+) -> Stored:
+    expanded = expand(resolved.submission, kinds=kinds, limits=limits)
+    new = _new_task(expanded, resolved.definition_id, submitter, kinds)
     try:
-        task = creation.create_task(connection, _new_task(expanded, submitter, kinds))
+        task = creation.create_task(connection, new)
     except DuplicateInstance as error:  # found without an error in PostgreSQL: the transaction goes on
-        if submission.on_duplicate != "return" or error.target is None:
+        if new.on_duplicate != "return" or error.target is None:
             raise
-        return TaskId(int(error.target)), False
-    return task, True
+        return Stored(TaskId(int(error.target)), is_new=False)
+    return Stored(task, is_new=True)
 
 
-_KIND_COLUMNS = [one.name for one in fields(KindInfo)]
-_KINDS = text(f"SELECT {', '.join(_KIND_COLUMNS)} FROM kinds WHERE name = ANY (CAST(:names AS text[])) OR :all")
-
-
-def load_kinds(connection: Connection, names: Collection[str]) -> Mapping[str, KindInfo]:
-    """Return the named kinds; all of them when one is missing, so that an error can tell the nearest."""
-    kinds = _kinds_by_name(connection.execute(_KINDS, {"names": sorted(names), "all": False}).mappings().all())
-    if len(kinds) == len(names):
-        return kinds
-    return _kinds_by_name(connection.execute(_KINDS, {"names": [], "all": True}).mappings().all())
-
-
-def _kinds_by_name(rows: Collection[RowMapping]) -> dict[str, KindInfo]:
-    return {
-        row["name"]: KindInfo(
-            **{
-                **row,
-                "result_schema": row["result_schema"] or {},
-                "on_worker_lost": OnWorkerLost(row["on_worker_lost"]),
-            }
-        )
-        for row in rows
-    }
-
-
-def _new_task(expanded: ExpandedTask, submitter: Submitter, kinds: Mapping[str, KindInfo]) -> NewTask:
+def _new_task(
+    expanded: ExpandedTask, definition_id: int | None, submitter: Submitter, kinds: Mapping[str, KindInfo]
+) -> NewTask:
     given = expanded.submission
+    task_type = given.definition or _INLINE
+    on_duplicate = given.on_duplicate or "reject"
     return NewTask(
         name=given.name or given.definition or _DEFAULT_NAME,
         account=submitter.account,
@@ -140,11 +217,18 @@ def _new_task(expanded: ExpandedTask, submitter: Submitter, kinds: Mapping[str, 
         subtasks=[_new_subtask(one, kinds) for one in expanded.subtasks],
         arguments=given.arguments,
         type=given.type,
-        task_type=given.definition or _INLINE,
+        task_type=task_type,
+        definition_id=definition_id,
         instance_id=given.instance_id,
         extra=given.extra,
-        on_duplicate=given.on_duplicate or "reject",
-        duplicate_key=_duplicate_key(given, submitter.account),
+        on_duplicate=on_duplicate,
+        duplicate_key=duplicate_key(
+            account=submitter.account,
+            task_type=task_type,
+            instance_id=given.instance_id,
+            extra=given.extra,
+            on_duplicate=on_duplicate,
+        ),
         integration_id=given.integration_id,
         user_id=given.user_id,
         client_id=given.client_id,
@@ -187,9 +271,3 @@ def _new_subtask(expanded: ExpandedSubtask, kinds: Mapping[str, KindInfo]) -> Ne
         prohibit_rollback=expanded.prohibit_rollback,
         lost_is_failure=kinds[expanded.kind].on_worker_lost is OnWorkerLost.FAIL,
     )
-
-
-def _duplicate_key(submission: Submission, account: str) -> str | None:
-    if submission.instance_id is None or submission.on_duplicate == "allow":
-        return None
-    return json.dumps([account, submission.definition or _INLINE, submission.instance_id, submission.extra])

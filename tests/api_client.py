@@ -29,7 +29,9 @@ class ApiClient:
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Call the path, which is under the prefix unless it begins with //."""
         url = path.removeprefix("/") if path.startswith("//") else PREFIX + path
-        options["headers"] = {**self._headers, **options.get("headers", {})}
+        given = httpx.Headers(options.get("headers"))
+        own = httpx.Headers({name: value for name, value in self._headers.items() if name not in given})
+        options["headers"] = [*own.raw, *given.raw]
         return self._portal.call(self._send, method, url, options)
 
     async def _send(self, method: str, url: str, options: dict[str, Any]) -> httpx.Response:

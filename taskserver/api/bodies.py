@@ -12,26 +12,27 @@ from schema.errors import InvalidArgument, TooLarge
 _SHOWN = 60
 
 
-async def read_body(request: Request, *, most: int) -> bytes:
+async def read_body(request: Request, *, most: int, setting: str | None = None) -> bytes:
     """Return the body; parsing it is left to a thread, because a large one takes a while.
 
     Raises:
-        TooLarge: It has more than `most` bytes.
+        TooLarge: It has more than `most` bytes; the error names the setting that says how many, if there is one.
 
     """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > most:
-        raise _too_large(most)
+        raise _too_large(most, setting)
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > most:
-            raise _too_large(most)
+            raise _too_large(most, setting)
     return bytes(body)
 
 
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"the body has more than {most} bytes: submit less at once, or keep the data elsewhere")
+def _too_large(most: int, setting: str | None) -> TooLarge:
+    named = "" if setting is None else f" ({setting})"
+    return TooLarge(f"the body has more than {most} bytes{named}: submit less at once, or keep the data elsewhere")
 
 
 def parse_json(body: bytes) -> object:

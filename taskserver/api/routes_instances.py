@@ -4,12 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from schema.errors import InvalidArgument
+from schema.limits import SUBMISSION_BYTES
 from taskserver import planner
 from taskserver.api.authentication import Submitter, Viewer
 from taskserver.api.bodies import parse_json, read_body
 from taskserver.api.documentation import ERRORS, PREFIX, json_array_body, json_body
 from taskserver.api.envelope import Envelope, answer, trace_of
+from taskserver.api.idempotency_header import IdempotencyKey
 from taskserver.api.parameters import TASK_PATH, ListQuery, TaskPathId
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
@@ -44,11 +45,16 @@ def get_instances(request: Request, principal: Viewer, served: Served, question:
     return answer(request, page)
 
 
-async def _body(request: Request, principal: Submitter, served: Served) -> bytes:  # noqa: ARG001 - refused before the body is read
-    if "idempotency-key" in request.headers:
-        message = "Idempotency-Key is not available in this version: leave it out, or tell duplicates by instanceId"
-        raise InvalidArgument(message, target="Idempotency-Key")
-    return await read_body(request, most=served.settings.limits.submission_bytes)
+async def _body(
+    request: Request,
+    principal: Submitter,  # noqa: ARG001 - refused before the body is read
+    served: Served,
+    key: IdempotencyKey,  # noqa: ARG001 - so is a wrong key
+) -> bytes:
+    return await read_body(request, most=served.settings.limits.submission_bytes, setting=SUBMISSION_BYTES)
+
+
+Body = Annotated[bytes, Depends(_body)]
 
 
 @router.post(
@@ -56,20 +62,22 @@ async def _body(request: Request, principal: Submitter, served: Served) -> bytes
     response_model=Envelope[Task],
     status_code=201,
     summary="Submit a task",
-    responses={200: {"model": Envelope[Task], "description": "The unsettled task of the same instance."}},
+    responses={
+        200: {"model": Envelope[Task], "description": "The unsettled task of the same instance, or of the same key."}
+    },
     openapi_extra=json_body("Submission"),
 )
-def post_instances(
-    request: Request, principal: Submitter, served: Served, body: Annotated[bytes, Depends(_body)]
-) -> Response:
+def post_instances(request: Request, principal: Submitter, served: Served, body: Body, key: IdempotencyKey) -> Response:
     """Store a task and answer its detail. It is published once it is committed."""
     by = _submitter(request, principal)
-    task, is_new = submit_document(served.engine, parse_json(body), by, limits=served.settings.limits)
-    served.after_submission()
+    limits = served.settings.limits
+    stored = submit_document(served.engine, parse_json(body), by, limits=limits, idempotency_key=key)
+    if stored.is_new:
+        served.after_submission()
     silence = served.settings.dead_after_seconds
-    detail = task_detail(served.engine, task, account=principal.account, silence_seconds=silence)
-    location = {"Location": f"{PREFIX}/instances/{task}"}
-    return answer(request, detail, status=201 if is_new else 200, headers=location)
+    detail = task_detail(served.engine, stored.task, account=principal.account, silence_seconds=silence)
+    location = {"Location": f"{PREFIX}/instances/{stored.task}"}
+    return answer(request, detail, status=201 if stored.is_new else 200, headers=location)
 
 
 @router.post(
@@ -77,18 +85,21 @@ def post_instances(
     response_model=Envelope[list[Task]],
     status_code=201,
     summary="Submit several tasks",
+    responses={200: {"model": Envelope[list[Task]], "description": "None is new: those of the same instances or key."}},
     openapi_extra=json_array_body("Submission", most=MAX_BATCH),
 )
-def post_batch(
-    request: Request, principal: Submitter, served: Served, body: Annotated[bytes, Depends(_body)]
-) -> Response:
+def post_batch(request: Request, principal: Submitter, served: Served, body: Body, key: IdempotencyKey) -> Response:
     """Store all the tasks or none, and answer their details in the same order."""
     by = _submitter(request, principal)
-    tasks = submit_batch(served.engine, parse_json(body), by, limits=served.settings.limits)
-    served.after_submission()
+    limits = served.settings.limits
+    stored = submit_batch(served.engine, parse_json(body), by, limits=limits, idempotency_key=key)
+    is_new = any(one.is_new for one in stored)
+    if is_new:
+        served.after_submission()
+    tasks = [one.task for one in stored]
     silence = served.settings.dead_after_seconds
     details = task_details(served.engine, tasks, account=principal.account, silence_seconds=silence)
-    return answer(request, details, status=201)
+    return answer(request, details, status=201 if is_new else 200)
 
 
 def _submitter(request: Request, principal: Submitter) -> SubmittedBy:

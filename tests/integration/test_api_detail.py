@@ -245,9 +245,8 @@ class TestWaitReason:
         assert reasons(api, task) == {"a": "paused", "b": "signal"}
 
     def test_a_queued_duplicate_names_who_holds_its_instance(self, api: ApiClient, engine: Engine) -> None:
-        holder, task = make_task(engine, {"a": ()}), make_task(engine, {"a": ()})
-        execute(engine, "UPDATE tasks SET duplicate_of = :holder WHERE id = :id", holder=holder.id, id=task.id)
-        execute(engine, "UPDATE task_progress SET open = false WHERE id = :id", id=task.id)
+        holder = make_task(engine, {"a": ()}, duplicate_key="k")
+        task = make_task(engine, {"a": ()}, duplicate_key="k", on_duplicate="queue")
 
         waiting = subtasks(api, task)["a"]["waitReason"]
 
