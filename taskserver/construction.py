@@ -13,7 +13,7 @@ from schema.kinds import KindInfo
 from schema.limits import Limits
 from schema.pointers import BadReference
 from schema.references import ItemReference, ResultReference, find_references, substitute_item
-from schema.storable import stored_size
+from schema.storable import check_stored_size
 from taskserver.argument_checks import ArgumentChecker
 from taskserver.layout import Layout, Template
 
@@ -165,19 +165,3 @@ class Construction:
             has_rollback=False,
             references=(),
         )
-
-
-def check_stored_size(arguments: dict[str, object], field: str, whose: str, limits: Limits) -> int:
-    """Return how many bytes the arguments take as stored.
-
-    Raises:
-        TooLarge: more than one row may hold.
-    """
-    size = stored_size(arguments)
-    if size > limits.stored_bytes:
-        raise TooLarge(
-            f"{whose} take {size} bytes as JSON, at most {limits.stored_bytes} are stored: "
-            "keep the data elsewhere and pass where it is",
-            target=field,
-        )
-    return size

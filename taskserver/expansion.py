@@ -7,16 +7,15 @@ exists. Subtasks stand in topological order and know each other by series id, th
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schema.documents.dag import Dag
 from schema.documents.problems import Problems
-from schema.documents.reference_checks import note_bad_references, note_unknown_kinds
+from schema.documents.reference_checks import note_bad_graph, note_bad_references, note_unknown_kinds
 from schema.documents.specification import Submission
-from schema.errors import InvalidGraph
 from schema.kinds import KindInfo
 from schema.limits import DEFAULT_LIMITS, Limits
-from schema.pointers import BadReference, join_pointer
+from schema.pointers import BadReference
 from schema.references import ResultReference
-from taskserver.construction import Construction, ExpandedSubtask, check_stored_size
+from schema.storable import check_stored_size
+from taskserver.construction import Construction, ExpandedSubtask
 from taskserver.layout import Elements, foreach_elements, lay_out
 
 __all__ = ["ExpandedSubtask", "ExpandedTask", "expand"]
@@ -50,13 +49,13 @@ def expand(submission: Submission, *, kinds: Mapping[str, KindInfo], limits: Lim
     check_stored_size(submission.arguments, "/arguments", "the task's arguments", limits)
     subtasks = submission.subtasks or ()
     problems = Problems()
-    dag = _build_dag(submission, problems)
+    dag = note_bad_graph(subtasks, problems)
     note_unknown_kinds(subtasks, kinds, problems)
-    note_bad_references(submission, dag, problems)
+    note_bad_references(subtasks, dag, problems, arguments=submission.arguments)
     elements = _note_elements(submission, problems)
     problems.raise_if_any()
     _refuse_unavailable(submission)
-    assert dag is not None  # only a refused definition, or a problem, leaves no graph
+    assert dag is not None  # only a problem leaves no graph
     layout = lay_out(subtasks, elements, dag, limits)
     expanded = tuple(Construction(kinds, problems, limits).subtasks_of(layout))
     problems.raise_if_any()
@@ -66,14 +65,8 @@ def expand(submission: Submission, *, kinds: Mapping[str, KindInfo], limits: Lim
 def _refuse_unavailable(submission: Submission) -> None:
     """Refuse what a document may say already but nothing can run yet: the one place to open when it can."""
     problems = Problems()
-    if submission.on_duplicate == "queue":
-        problems.argument("/onDuplicate", '"queue" is not available in this version: use "reject", "return" or "allow"')
-    if submission.deadline_seconds is not None:
-        problems.argument("/deadlineSeconds", "deadlineSeconds is not available in this version: leave it out")
     if submission.callback_url is not None:
         problems.argument("/callbackUrl", "callbackUrl is not available in this version: leave it out")
-    if submission.subtasks is None:
-        problems.argument("/definition", "a definition is not available in this version: give subtasks")
     for index, subtask in enumerate(submission.subtasks or ()):
         if subtask.when is not None:
             problems.argument(f"/subtasks/{index}/when", "when is not available in this version: leave it out")
@@ -84,17 +77,6 @@ def _refuse_unavailable(submission: Submission) -> None:
                 f"/subtasks/{index}/foreach", 'foreach over "$from" is not available in this version: give an array'
             )
     problems.raise_if_any()
-
-
-def _build_dag(submission: Submission, problems: Problems) -> Dag | None:
-    if submission.subtasks is None:
-        return None
-    try:
-        return Dag.build((subtask.key, subtask.upstreams) for subtask in submission.subtasks)
-    except InvalidGraph as error:
-        place = next((index for index, subtask in enumerate(submission.subtasks) if subtask.key == error.target), None)
-        problems.graph(join_pointer(("subtasks",) if place is None else ("subtasks", place)), error.message)
-        return None
 
 
 def _note_elements(submission: Submission, problems: Problems) -> list[Elements]:

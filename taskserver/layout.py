@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from schema.documents.dag import Dag
-from schema.documents.specification import Subtask
+from schema.documents.subtask import Subtask
 from schema.errors import InvalidGraph
 from schema.limits import Limits
 from schema.pointers import BadReference, follow
@@ -127,7 +127,7 @@ def _check_subtask_count(elements: Sequence[Elements], limits: Limits) -> None:
     count = sum(1 if given is None else max(len(given), 1) for given in elements)
     if count > limits.subtasks:
         raise InvalidGraph(
-            f"with foreach expanded the task has {count} subtasks, at most {limits.subtasks} are taken: "
+            f"with foreach expanded the task has {count} subtasks, at most {limits.subtasks} are taken (TASKSERVER_MAX_SUBTASKS): "
             "give each element more to do, or submit several tasks",
             target="/subtasks",
         )
@@ -135,7 +135,7 @@ def _check_subtask_count(elements: Sequence[Elements], limits: Limits) -> None:
 
 def _too_many_edges(key: str, limits: Limits) -> InvalidGraph:
     return InvalidGraph(
-        f"with foreach expanded the task has more than {limits.edges} edges, counted up to subtask {key!r}: "
+        f"with foreach expanded the task has more than {limits.edges} edges (TASKSERVER_MAX_EDGES), counted up to subtask {key!r}: "
         "two parallel foreach next to each other have one edge per pair of elements; put one subtask between them, "
         "which makes it one edge per element",
         target="/subtasks",

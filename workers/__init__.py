@@ -1,6 +1,6 @@
-"""What handlers import: the decorator that registers a kind, and the context that a run is given."""
+"""What handlers import: the decorator that registers a kind, definitions, and the context that a run is given."""
 
 from workers.context import Context
-from workers.registry import subtask
+from workers.registry import definition, subtask
 
-__all__ = ["Context", "subtask"]
+__all__ = ["Context", "definition", "subtask"]

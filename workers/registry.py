@@ -1,6 +1,6 @@
 """Which function runs which kind: the `@subtask` decorator, the registry behind it, and the loading of handler modules.
 
-A kind is registered when its module is imported; registering it twice is an error that names both places. The registry
+A kind is registered when its module is imported, and so is a definition; doing it twice is an error that names both places. The registry
 knows nothing of Celery or the database.
 """
 
@@ -9,17 +9,18 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar, Unpack
 
 from schema.errors import Invalid, InvalidArgument
 from schema.kinds import KindInfo, OnWorkerLost
 from schema.wire import DEFAULT_QUEUE
+from workers.definitions import OWNER_ACCOUNT, DefinitionMembers, HeldDefinition, calling_place
 from workers.failures import UnknownKind
 from workers.handler import Defaults, Handler
 from workers.retry import Retryable
 
-__all__ = ["DEFAULT_REGISTRY", "Handler", "Registry", "load_handlers", "subtask"]
+__all__ = ["DEFAULT_REGISTRY", "Handler", "Registry", "definition", "load_handlers", "subtask"]
 
 BUILT_IN = "workers.handlers"
 
@@ -31,10 +32,11 @@ R = TypeVar("R")
 
 
 class Registry:
-    """The kinds that one process can run."""
+    """The kinds that one process can run, and the definitions that its modules hold."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler[Any, Any]] = {}
+        self._definitions: dict[tuple[str, str], HeldDefinition] = {}
 
     def subtask(
         self,
@@ -89,6 +91,38 @@ class Registry:
 
         return register
 
+    def definition(
+        self,
+        name: str,
+        document: Mapping[str, Any] | None = None,
+        *,
+        account: str = OWNER_ACCOUNT,
+        **members: Unpack[DefinitionMembers],
+    ) -> None:
+        """Hold a definition, which each worker that loads the module stores at its start.
+
+        Args:
+            name: The task type; what a submission names.
+            document: The whole document as it would be put over HTTP.
+            account: Whose it is.
+            members: The members of the document instead, in Python's spelling: `subtasks=[…], on_duplicate="queue"`.
+
+        Raises:
+            InvalidArgument: The name is taken or is none, or the document is not JSON; names the place.
+
+        """
+        held = HeldDefinition.of(name, document, members, account=account, place=calling_place(1))
+        present = self._definitions.setdefault((account, name), held)
+        if present is not held:
+            raise InvalidArgument(
+                f"definition {name!r} of account {account!r} is held twice, by {present.place} and by {held.place}: "
+                "rename one of them"
+            )
+
+    def definitions(self) -> list[HeldDefinition]:
+        """Return the definitions to store, ordered by account and name."""
+        return [self._definitions[which] for which in sorted(self._definitions)]
+
     def add(self, handler: Handler[Any, Any]) -> None:
         """Take a handler in.
 
@@ -123,6 +157,7 @@ class Registry:
 
 DEFAULT_REGISTRY = Registry()
 subtask = DEFAULT_REGISTRY.subtask
+definition = DEFAULT_REGISTRY.definition
 
 
 def load_handlers(modules: Sequence[str]) -> Registry:

@@ -16,7 +16,8 @@ _SHOWN_LENGTH = 200
 class Problems:
     """Collects problems and keeps the first fifty; whoever looks for them may stop when it is `full`."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: str = "the submission") -> None:
+        self._whole = whole  # what the document is, in words
         self._found: list[SubError] = []
         self._count = 0
         self._graph = False
@@ -45,7 +46,7 @@ class Problems:
         if not self._found:
             return
         first = self._found[0]
-        message = f"{first.field or 'the submission'}: {first.message}"
+        message = f"{first.field or self._whole}: {first.message}"
         if self.full:
             message = f"more than {MAX_REPORTED} problems, the first: {message}"
         elif self._count > 1:

@@ -1,16 +1,16 @@
-"""Checks that what a submission refers to is there: kinds, results of upstreams, task arguments, foreach elements.
+"""Checks that what subtasks refer to is there: kinds, results of upstreams, task arguments, foreach elements.
 
-Notes each problem and goes on, so that all are told at once. Whether a graph is a DAG is not its business.
+Notes each problem and goes on, so that all are told at once.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 from schema.documents.dag import Dag
 from schema.documents.problems import Problems
-from schema.documents.specification import Submission, Subtask
-from schema.kinds import KindInfo
+from schema.documents.subtask import Subtask
+from schema.errors import InvalidGraph
 from schema.pointers import BadReference, follow, join_pointer
 from schema.references import ArgumentReference, ItemReference, Location, Reference, ResultReference, find_references
 
@@ -19,7 +19,17 @@ _COMPARED_LENGTH = 200
 _COMPARED_KEYS = 1000
 
 
-def note_unknown_kinds(subtasks: Sequence[Subtask], kinds: Mapping[str, KindInfo], problems: Problems) -> None:
+def note_bad_graph(subtasks: Sequence[Subtask], problems: Problems) -> Dag | None:
+    """Return the graph of the subtasks; where they are none, note why and return nothing."""
+    try:
+        return Dag.build((subtask.key, subtask.upstreams) for subtask in subtasks)
+    except InvalidGraph as error:
+        place = next((index for index, subtask in enumerate(subtasks) if subtask.key == error.target), None)
+        problems.graph(join_pointer(("subtasks",) if place is None else ("subtasks", place)), error.message)
+        return None
+
+
+def note_unknown_kinds(subtasks: Sequence[Subtask], kinds: Collection[str], problems: Problems) -> None:
     """Note each subtask whose kind no worker has registered."""
     cures: dict[str, str] = {}
     for index, subtask in enumerate(subtasks):
@@ -37,9 +47,10 @@ def note_unknown_kinds(subtasks: Sequence[Subtask], kinds: Mapping[str, KindInfo
         )
 
 
-def note_bad_references(submission: Submission, dag: Dag | None, problems: Problems) -> None:
-    """Note each reference that cannot lead anywhere; without a graph only what can be told without one."""
-    subtasks = submission.subtasks or ()
+def note_bad_references(
+    subtasks: Sequence[Subtask], dag: Dag | None, problems: Problems, *, arguments: Mapping[str, object] | None
+) -> None:
+    """Note each reference that cannot lead anywhere; without a graph, or the task's arguments, what can be told without."""
     keys = {subtask.key for subtask in subtasks}
     for index, subtask in enumerate(subtasks):
         if problems.full:
@@ -50,7 +61,7 @@ def note_bad_references(submission: Submission, dag: Dag | None, problems: Probl
                 case ResultReference(key):
                     wrong = _wrong_with_result(subtask, key, keys, dag)
                 case ArgumentReference(pointer):
-                    wrong = _wrong_with_argument(pointer, location, submission)
+                    wrong = _wrong_with_argument(pointer, location, arguments)
                 case ItemReference():
                     wrong = _wrong_with_item(subtask, location)
             if wrong is not None:
@@ -87,11 +98,11 @@ def _cure_for_unknown(subtask: Subtask, key: str, keys: set[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "name a subtask of this task"
 
 
-def _wrong_with_argument(pointer: str, location: Location, submission: Submission) -> str | None:
-    if location[0] == "foreach":
-        return None  # told where its elements are taken
+def _wrong_with_argument(pointer: str, location: Location, arguments: Mapping[str, object] | None) -> str | None:
+    if arguments is None or location[0] == "foreach":
+        return None  # a foreach is told where its elements are taken
     try:
-        follow(pointer, submission.arguments, within="the task's arguments")
+        follow(pointer, arguments, within="the task's arguments")
     except BadReference as error:
         return f'takes {{"$arg": {pointer!r}}}: {error.message}'
     return None
@@ -103,7 +114,7 @@ def _wrong_with_item(subtask: Subtask, location: Location) -> str | None:
     return 'uses "$item" outside a foreach: give it a foreach, or take the value from elsewhere'
 
 
-def _closest_kinds(kind: str, kinds: Mapping[str, KindInfo]) -> str:
+def _closest_kinds(kind: str, kinds: Collection[str]) -> str:
     close = difflib.get_close_matches(kind, kinds, n=3)
     begin = f"did you mean {' or '.join(repr(name) for name in close)}? A" if close else "a"
     return f"{begin} kind is known once a worker with the module that defines it has started (its --handlers)"

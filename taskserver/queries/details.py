@@ -1,6 +1,5 @@
 """The detail of a task with all its subtasks: one statement, one snapshot, whatever the size."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ from taskserver.queries.subtask_rows import (
     SubtaskMembers,
     SubtaskRow,
 )
+from taskserver.queries.task_arguments import TASK_ARGUMENTS, TaskArguments
 from taskserver.queries.task_rows import HEAD, head_of
 from taskserver.views.subtasks import Subtask
 from taskserver.views.tasks import Task
@@ -28,8 +28,8 @@ RESULT_BYTES = 4 * 1024 * 1024
 # subtask_specs is read by (task_id, series_id): the narrow subtasks table has no index on the task alone.
 _DETAIL = text(
     f"""
-SELECT {HEAD}, t.definition_id, t.prohibit_rollback, t.priority, t.extra, t.biz_id, t.start_at, t.argument, t.trace_id,
-    {TASK_FACTS},
+SELECT {HEAD}, t.definition_id, t.prohibit_rollback, t.priority, t.extra, t.biz_id, t.start_at, t.trace_id,
+    {TASK_ARGUMENTS}, {TASK_FACTS},
     (
         SELECT json_agg({JSON_ARRAY} ORDER BY c.series_id) FROM (
             SELECT {SUBTASK_COLUMNS}, CASE
@@ -80,6 +80,7 @@ def task_details(engine: Engine, tasks: Sequence[TaskId], *, account: str, silen
 
 
 def _detail_view(row: RowMapping) -> Task:
+    arguments = TaskArguments(row)
     subtasks = [SubtaskRow._make(one) for one in row["subtasks"] or ()]
     return Task(
         **head_of(row),
@@ -90,9 +91,9 @@ def _detail_view(row: RowMapping) -> Task:
         biz_id=row["biz_id"],
         concurrency=row["concurrency"],
         start_at=wire_time(row["start_at"]),
-        arguments=arguments_of(row["argument"]),
+        arguments=arguments.shown(),
         trace_id=row["trace_id"],
-        subtasks=_subtask_views(row, subtasks),
+        subtasks=_subtask_views(row, subtasks, arguments),
     )
 
 
@@ -101,31 +102,24 @@ def no_task(task: TaskId) -> NotFound:
     return NotFound(f"task {task} does not exist: list the tasks to see which do", target=str(task))
 
 
-def arguments_of(argument: str | None) -> object:
-    """Return the task's arguments; the text itself where a plain INSERT stored something that is not JSON."""
-    if argument is None:
-        return None
-    try:
-        return json.loads(argument)
-    except (ValueError, RecursionError):
-        return argument
-
-
-def _subtask_views(row: RowMapping, subtasks: list[SubtaskRow]) -> list[Subtask]:
+def _subtask_views(row: RowMapping, subtasks: list[SubtaskRow], arguments: TaskArguments) -> list[Subtask]:
     upstreams: dict[int, list[int]] = defaultdict(list)
     downstreams: dict[int, list[int]] = defaultdict(list)
     for source, sink in zip(row["sources"], row["sinks"], strict=True):
         upstreams[sink].append(source)
         downstreams[source].append(sink)
     done = {one.id for one in subtasks if one.satisfies_downstreams}
-    members = SubtaskMembers(row)
+    to_be_undone = {one.id for one in subtasks if one.is_to_be_undone}
+    members = SubtaskMembers(row, arguments)
     return [
         Subtask(
             **members.of(
                 one,
                 upstreams=upstreams[one.id],
                 downstreams=downstreams[one.id],
-                unfinished=[upstream for upstream in upstreams[one.id] if upstream not in done],
+                holders=[downstream for downstream in downstreams[one.id] if downstream in to_be_undone]
+                if one.gate == "downstreams"
+                else [upstream for upstream in upstreams[one.id] if upstream not in done],
             )
         )
         for one in subtasks

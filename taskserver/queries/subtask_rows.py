@@ -13,6 +13,7 @@ from sqlalchemy import RowMapping
 from schema.identity import subtask_hex
 from schema.states import ENDED_SUBTASK_STATES, Operation, SubtaskState, TaskState
 from taskserver.projection import time_of_epoch, wire_time
+from taskserver.queries.task_arguments import TaskArguments
 from taskserver.views.subtasks import Failure
 from taskserver.wait_reasons import TaskFacts, wait_reason
 
@@ -36,7 +37,6 @@ class SubtaskRow(NamedTuple):
     gate: str | None
     allow_failure: bool
     attempt: int
-    starts: int
     executor: str | None
     scheduled_at: str | None
     attempted_at: str | None
@@ -54,13 +54,17 @@ class SubtaskRow(NamedTuple):
     @property
     def forbids_rollback(self) -> bool:
         """Tell whether it must not be undone and there is something to undo."""
-        undone = self.state == SubtaskState.PENDING and self.operation == Operation.ROLLBACK
-        return self.prohibit_rollback and self.starts > 0 and not undone
+        return self.prohibit_rollback and self.attempted_at is not None and self.gate != "undone"
+
+    @property
+    def is_to_be_undone(self) -> bool:
+        """Tell whether, in a rollback, what comes before it must wait for it."""
+        return self.state != SubtaskState.PENDING or (self.operation == Operation.ROLLBACK and self.gate != "undone")
 
 
 JSON_ARRAY = f"json_build_array({', '.join('c.' + name for name in SubtaskRow._fields)})"
 SUBTASK_COLUMNS = """d.id, d.series_id, d.key, d.name, d.description, d.kind, d.queue, d.timeout, d.max_attempts,
-        d.parallel_idx, d.prohibit_rollback, s.state, s.operation, s.gate, s.allow_failure, s.attempt, s.starts,
+        d.parallel_idx, d.prohibit_rollback, s.state, s.operation, s.gate, s.allow_failure, s.attempt,
         s.executor, s.scheduled_at, s.attempted_at, s.finalized_at, e.error_type, e.error_message, e.error_line"""
 SUBTASK_TABLES = """subtask_specs AS d JOIN subtasks AS s ON s.id = d.id
         LEFT JOIN subtask_results AS r ON r.subtask_id = d.id
@@ -68,8 +72,10 @@ SUBTASK_TABLES = """subtask_specs AS d JOIN subtasks AS s ON s.id = d.id
             SELECT a.error_type, a.error_message, a.error_line FROM subtask_attempts AS a
             WHERE a.subtask_id = d.id AND s.state = 'FAILED' ORDER BY a.claim DESC LIMIT 1
         ) AS e ON true"""
-TASK_FACTS = """t.task_id, t.created_at, t.state, t.duplicate_of, p.open, p.opens_at, p.failed, p.allowed, p.concurrency,
-    p.ready, p.running, p.canceling, ARRAY(
+TASK_FACTS = """t.task_id, t.created_at, t.state, t.queued_key IS NOT NULL AS queued, (
+        SELECT h.id FROM tasks AS h WHERE h.duplicate_key = t.queued_key
+    ) AS holder, p.open, p.opens_at, p.failed, p.allowed, p.concurrency,
+    p.ready, p.running, p.canceling, p.stopping, p.undoing, ARRAY(
         SELECT DISTINCT queue FROM workers, unnest(queues) AS queue
         WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
     ) AS live_queues"""
@@ -83,9 +89,12 @@ def task_facts(row: RowMapping) -> TaskFacts:
         open=row["open"],
         opens_at=row["opens_at"],
         failing=row["failed"] > row["allowed"],
+        stopping=row["stopping"],
+        undoing=row["undoing"] is not None,
         full=row["concurrency"] is not None and taken >= row["concurrency"],
         concurrency=row["concurrency"],
-        duplicate_of=row["duplicate_of"],
+        queued=row["queued"],
+        holder=row["holder"],
         live_queues=frozenset(row["live_queues"]),
     )
 
@@ -93,15 +102,16 @@ def task_facts(row: RowMapping) -> TaskFacts:
 class SubtaskMembers:
     """Turns subtask rows of one task into the members of their views."""
 
-    def __init__(self, row: RowMapping) -> None:
+    def __init__(self, row: RowMapping, arguments: TaskArguments) -> None:
+        self._arguments = arguments
         self._hex: str = row["task_id"]
         self._facts = task_facts(row)
         self._create_time = wire_time(time_of_epoch(row["created_at"]))
 
     def of(
-        self, subtask: SubtaskRow, *, upstreams: list[int], downstreams: list[int], unfinished: Sequence[int]
+        self, subtask: SubtaskRow, *, upstreams: list[int], downstreams: list[int], holders: Sequence[int]
     ) -> dict[str, Any]:
-        """Return the members; `unfinished` are the upstreams that it still waits for."""
+        """Return the members; `holders` are the neighbours that it still waits for, as `wait_reason` has them."""
         ended = subtask.state in ENDED_SUBTASK_STATES
         return {
             "id": subtask.id,
@@ -126,9 +136,9 @@ class SubtaskMembers:
             "create_time": self._create_time,
             "start_time": wire_text(subtask.attempted_at),
             "finish_time": wire_text(subtask.finalized_at) if ended else None,
-            "wait_reason": wait_reason(self._facts, subtask, unfinished),
+            "wait_reason": wait_reason(self._facts, subtask, holders),
             "error": failure(subtask.error_type, subtask.error_message, subtask.error_line),
-            "result": subtask.result,
+            "result": self._arguments.result(subtask.result),
         }
 
 

@@ -19,11 +19,12 @@ from taskserver.queries.subtask_rows import (
     failure,
     wire_text,
 )
+from taskserver.queries.task_arguments import TASK_ARGUMENTS, TaskArguments
 from taskserver.views.subtasks import Attempt, SubtaskDetail
 
 _SUBTASK = text(
     f"""
-SELECT {TASK_FACTS},
+SELECT {TASK_FACTS}, {TASK_ARGUMENTS},
     (
         SELECT {JSON_ARRAY} FROM (
             SELECT {SUBTASK_COLUMNS}, r.result FROM {SUBTASK_TABLES} WHERE d.id = :subtask AND d.task_id = t.id
@@ -38,6 +39,12 @@ SELECT {TASK_FACTS},
         WHERE e.downstream_id = :subtask AND u.state <> 'SUCCESSFUL' AND NOT (u.state = 'FAILED' AND u.allow_failure)
         ORDER BY 1
     ) AS unfinished,
+    ARRAY(
+        SELECT e.downstream_id FROM subtask_edges AS e JOIN subtasks AS d ON d.id = e.downstream_id
+        WHERE e.upstream_id = :subtask
+            AND (d.state <> 'PENDING' OR (d.operation = 'ROLLBACK' AND d.gate IS DISTINCT FROM 'undone'))
+        ORDER BY 1
+    ) AS to_be_undone,
     (
         SELECT json_agg(json_build_array(attempt, operation, outcome, executor, started_at, finished_at, error_type,
             error_message, error_line) ORDER BY claim)
@@ -50,9 +57,15 @@ WHERE t.id = :task AND t.account = :account
 
 
 def subtask_detail(
-    engine: Engine, task: TaskId, subtask: SubtaskId, *, account: str, silence_seconds: float
+    engine: Engine,
+    task: TaskId,
+    subtask: SubtaskId,
+    *,
+    account: str,
+    silence_seconds: float,
+    flower_url: str | None = None,
 ) -> SubtaskDetail:
-    """Return one subtask of the task.
+    """Return one subtask of the task, with where Flower shows it.
 
     Raises:
         NotFound: The account has no such task, or the task has no such subtask.
@@ -66,10 +79,20 @@ def subtask_detail(
     if row["subtask"] is None:
         raise no_subtask(task, subtask)
     found = SubtaskRow._make(row["subtask"])
-    members = SubtaskMembers(row).of(
-        found, upstreams=row["upstreams"], downstreams=row["downstreams"], unfinished=row["unfinished"]
+    arguments = TaskArguments(row)
+    members = SubtaskMembers(row, arguments).of(
+        found,
+        upstreams=row["upstreams"],
+        downstreams=row["downstreams"],
+        holders=row["to_be_undone"] if found.gate == "downstreams" else row["unfinished"],
     )
-    return SubtaskDetail(**members, arguments=row["arguments"] or {}, attempts=_attempts(row, found))
+    shown = flower_url is not None and found.attempt > 0
+    return SubtaskDetail(
+        **members,
+        flower_url=f"{flower_url}/task/{members['celery_id']}" if shown else None,
+        arguments=arguments.of_subtask(row["arguments"] or {}),
+        attempts=_attempts(row, found),
+    )
 
 
 def no_subtask(task: TaskId, subtask: SubtaskId) -> NotFound:

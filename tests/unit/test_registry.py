@@ -26,7 +26,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_package_exports_what_handlers_import() -> None:
-    assert workers.__all__ == ["Context", "subtask"]
+    assert workers.__all__ == ["Context", "definition", "subtask"]
 
 
 def test_a_registered_function_is_still_called_as_a_function(registry: Registry) -> None:

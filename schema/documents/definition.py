@@ -1,0 +1,207 @@
+"""The definition document: a graph of subtasks under a name, which later submissions fill with arguments.
+
+It is made of the same subtasks as a submission, and its graph, references and kinds are checked in the same way, but for the
+task's arguments: those come with each submission. Pure; which kinds there are and where callbacks may go is told by the caller.
+"""
+
+from collections.abc import Collection
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from schema.callback_hosts import CallbackHosts
+from schema.documents.document import Document, check_raw, field_names
+from schema.documents.field_errors import in_words, note_field_errors
+from schema.documents.field_types import Concurrency, Description, DuplicatePolicy, HttpUrl, Key, Name, Seconds
+from schema.documents.problems import Problems, shortened
+from schema.documents.reference_checks import note_bad_graph, note_bad_references, note_unknown_kinds
+from schema.documents.subtask import Signal, Subtask, note_subtask
+from schema.errors import InvalidArgument, InvalidGraph, SubError
+from schema.limits import DEFAULT_LIMITS, Limits
+from schema.pointers import join_pointer
+from schema.redaction import find_named
+from schema.storable import check_stored_size
+
+INLINE = "inline"  # the type of tasks that name no definition
+_WHOLE = "the definition"
+_NAME: TypeAdapter[str] = TypeAdapter(Key, config=ConfigDict(strict=True))
+
+
+def _callback_path(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError("must begin with '/': it is appended to the callback's url")
+    return text
+
+
+def _callback_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "carries a user or password, which every viewer would see: leave it out, deliveries are signed"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError("has a query or fragment, and the path is appended to it: give them in path")
+    return text
+
+
+class Callback(Document):
+    """Where the elements of a task of this type are posted to: `url` + `path`."""
+
+    url: Annotated[HttpUrl, AfterValidator(_callback_url)]
+    path: Annotated[str, Field(max_length=2048), AfterValidator(_callback_path)] = ""
+    retry: Annotated[int, Field(ge=0, le=999)] | None = None
+    timeout_seconds: Seconds | None = None
+
+
+class Definition(Document):
+    """A task type: what its tasks have in common."""
+
+    description: Description | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    subtasks: Annotated[tuple[Subtask, ...], Field(strict=False)] | None = None
+    queue: Name | None = None
+    callback: Callback | None = None
+    concurrency: Concurrency | None = None
+    on_duplicate: DuplicatePolicy | None = None
+    redact: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+
+
+def check_name(name: object) -> None:
+    """Refuse what cannot be the name of a definition.
+
+    Raises:
+        InvalidArgument: it is no key, or has a meaning of its own.
+    """
+    try:
+        _NAME.validate_python(name)
+    except ValidationError as error:
+        message = in_words(error.errors(include_url=False)[0])
+    else:
+        if name != INLINE:
+            return
+        message = "is the type of tasks without a definition: choose another name"
+    shown = shortened(name)
+    raise InvalidArgument(
+        f"a definition's name: {shown!r} {message}", target="name", sub_errors=(SubError("name", message, shown),)
+    )
+
+
+def parse_definition(
+    document: object,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    kinds: Collection[str] | None = None,
+    callback_hosts: CallbackHosts | None = None,
+) -> Definition:
+    """Return the definition that a JSON document describes, with its graph and references checked.
+
+    Args:
+        document: What was given.
+        limits: How large it may be.
+        kinds: The names of the kinds that there are; None does not ask.
+        callback_hosts: The allow-list; None does not ask.
+
+    Raises:
+        InvalidArgument: fields are wrong; `sub_errors` names each.
+        InvalidGraph: the graph, a kind or a reference is wrong, or there are too many subtasks or edges.
+        TooLarge: arguments take more than may be stored.
+    """
+    definition = read_definition(document, limits=limits)
+    check_definition(definition, limits=limits, kinds=kinds, callback_hosts=callback_hosts)
+    return definition
+
+
+def read_definition(document: object, *, limits: Limits = DEFAULT_LIMITS) -> Definition:
+    """Return the definition that a JSON document describes; its graph is left to whoever makes a task of it.
+
+    Raises:
+        InvalidArgument: fields are wrong; `sub_errors` names each.
+        InvalidGraph: a reference or condition is malformed, or there are too many subtasks.
+    """
+    check_raw(document, limits=limits, whole=_WHOLE)
+    problems = Problems(_WHOLE)
+    try:
+        definition = Definition.model_validate(document)
+    except ValidationError as error:
+        note_field_errors(error, problems, _known_fields)
+        problems.raise_if_any()
+        raise  # unreachable as long as pydantic names at least one error
+    if definition.subtasks is None and definition.callback is None:
+        problems.argument("", "needs subtasks or a callback: add one of them")
+    for index, subtask in enumerate(definition.subtasks or ()):
+        note_subtask(subtask, f"/subtasks/{index}", problems)
+    problems.raise_if_any()
+    return definition
+
+
+def check_definition(
+    definition: Definition,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    kinds: Collection[str] | None = None,
+    callback_hosts: CallbackHosts | None = None,
+) -> None:
+    """Check what a definition refers to, as `parse_definition` does.
+
+    Raises:
+        InvalidArgument: an argument or the callback is wrong.
+        InvalidGraph: the graph, a kind or a reference is wrong, or there are too many edges.
+        TooLarge: arguments take more than may be stored.
+    """
+    problems = Problems(_WHOLE)
+    _note_graph(definition, kinds, limits, problems)
+    _note_open_secrets(definition, problems)
+    _note_callback(definition, callback_hosts, problems)
+    problems.raise_if_any()
+    check_stored_size(definition.arguments, "/arguments", "the arguments", limits)
+    for index, subtask in enumerate(definition.subtasks or ()):
+        whose = f"the arguments of subtask {subtask.key!r}"
+        check_stored_size(subtask.arguments, f"/subtasks/{index}/arguments", whose, limits)
+
+
+def _known_fields(location: tuple[str | int, ...]) -> Collection[str]:
+    match location:
+        case ():
+            model: type[Document] = Definition
+        case ("callback",):
+            model = Callback
+        case ("subtasks", _, "default"):
+            model = Signal
+        case _:
+            model = Subtask
+    return field_names(model)
+
+
+def _note_graph(definition: Definition, kinds: Collection[str] | None, limits: Limits, problems: Problems) -> None:
+    if definition.subtasks is None:
+        return
+    dag = note_bad_graph(definition.subtasks, problems)
+    if kinds is not None:
+        note_unknown_kinds(definition.subtasks, kinds, problems)
+    note_bad_references(definition.subtasks, dag, problems, arguments=None)
+    if dag is not None and dag.edge_count > limits.edges:
+        raise InvalidGraph(
+            f"the definition has {dag.edge_count} edges, at most {limits.edges} are taken (TASKSERVER_MAX_EDGES): put a subtask between the "
+            "groups that wait for each other",
+            target="/subtasks",
+        )
+
+
+def _note_open_secrets(definition: Definition, problems: Problems) -> None:
+    """Note each default that is to be hidden in a task, and would be open to every viewer here."""
+    for location, value in find_named(definition.arguments, definition.redact):
+        if value is not None:
+            problems.argument(
+                join_pointer(("arguments", *location)),
+                f"is named in redact, and every viewer can read a definition: give {location[-1]!r} with each submission",
+            )
+
+
+def _note_callback(definition: Definition, hosts: CallbackHosts | None, problems: Problems) -> None:
+    if definition.callback is None or hosts is None:
+        return
+    try:
+        hosts.check_url(definition.callback.url + definition.callback.path)
+    except InvalidArgument as error:
+        problems.argument("/callback/url", error.message, definition.callback.url)
