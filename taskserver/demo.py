@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from schema.settings import Settings
 from schema.states import SubtaskState
-from taskserver.client import TaskDetail, TaskServer
+from taskserver.client import Task, TaskDetail, TaskServer
 from taskserver.development import Development, DevelopmentOptions
 from taskserver.supervision.supervisor import interrupted_by_signals
 
@@ -48,8 +48,8 @@ def run_demo(settings: Settings, directory: Path, *, extra_paths: Sequence[Path]
         with Development(settings, options) as running, TaskServer(running.url, running.token) as server:
             submitted = server.submit(submission(directory.resolve() / "report", extra_paths))
             _say(f"task {submitted.id} submitted to {running.url}")
-            _follow(server, submitted)
-            task = server.detail(submitted.id)
+            _follow(submitted)
+            task = submitted.detail()
             _say("stopping")
         return Outcome(task, _document(task))
     return None
@@ -142,10 +142,10 @@ def _change_lines(changes: Mapping[str, Any]) -> Iterator[str]:
             yield f"  … and {len(names) - _SHOWN_NAMES} more {what}"
 
 
-def _follow(server: TaskServer, task: TaskDetail) -> None:
-    with _display(task) as show:
-        for _ in server.changes(task.id):
-            show(server.detail(task.id))
+def _follow(task: Task) -> None:
+    with _display(task.detail()) as show:
+        for _ in task.changes():
+            show(task.detail())
 
 
 @contextmanager

@@ -1,17 +1,85 @@
-"""A client of the HTTP API, for programs and for the command line."""
+"""A client of the HTTP API, for programs that block and programs that await, and for the command line."""
 
-from taskserver.client.answers import Document, Page, Principal, Subtask, TaskDetail, TaskStatus
+from taskserver.client.answers import (
+    Definition,
+    Diagnosis,
+    Document,
+    Finding,
+    Kind,
+    OperationRecord,
+    Page,
+    Plan,
+    Principal,
+    RetryAnswer,
+    Subtask,
+    SubtaskDetail,
+    TaskDetail,
+    TaskStatus,
+    TaskStatuses,
+    Worker,
+)
+from taskserver.client.async_server import AsyncTaskServer
+from taskserver.client.async_subtasks import AsyncSubtaskHandle
+from taskserver.client.async_tasks import AsyncTask
+from taskserver.client.errors import (
+    DuplicateInstance,
+    Forbidden,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    InvalidSubmission,
+    NotFound,
+    RateLimited,
+    RequestTooLarge,
+    RollbackProhibited,
+    ServerRefused,
+    ServerUnreachable,
+    TaskFailed,
+    TaskTimeout,
+    Unauthenticated,
+    WrongState,
+)
 from taskserver.client.server import TaskServer
-from taskserver.client.transport import ServerRefused, ServerUnreachable
+from taskserver.client.submissions import SubmissionMembers, TaskFilters
+from taskserver.client.tasks import SubtaskHandle, Task
 
 __all__ = [
+    "AsyncSubtaskHandle",
+    "AsyncTask",
+    "AsyncTaskServer",
+    "Definition",
+    "Diagnosis",
     "Document",
+    "DuplicateInstance",
+    "Finding",
+    "Forbidden",
+    "IdempotencyKeyReused",
+    "InvalidRequest",
+    "InvalidSubmission",
+    "Kind",
+    "NotFound",
+    "OperationRecord",
     "Page",
+    "Plan",
     "Principal",
+    "RateLimited",
+    "RequestTooLarge",
+    "RetryAnswer",
+    "RollbackProhibited",
     "ServerRefused",
     "ServerUnreachable",
+    "SubmissionMembers",
     "Subtask",
+    "SubtaskDetail",
+    "SubtaskHandle",
+    "Task",
     "TaskDetail",
+    "TaskFailed",
+    "TaskFilters",
     "TaskServer",
     "TaskStatus",
+    "TaskStatuses",
+    "TaskTimeout",
+    "Unauthenticated",
+    "Worker",
+    "WrongState",
 ]

@@ -3,7 +3,7 @@
 A newer server may answer more members than these; they are in `document`, never an error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,13 @@ Document = Mapping[str, Any]
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        defer_build=True,  # a command builds only those that it reads
+    )
 
     document: Document = Field(default_factory=dict, exclude=True, repr=False)
 
@@ -71,6 +77,9 @@ class WaitReason(_Answer):
 
     type: str
     detail: str = ""
+    upstreams: Sequence[int] = ()
+    until: str | None = None
+    holder: int | None = None
 
 
 class Subtask(_Answer):
@@ -88,6 +97,24 @@ class Subtask(_Answer):
     result: Any = None
 
 
+class Attempt(_Answer):
+    """One attempt of a subtask."""
+
+    attempt: int
+    operation: str
+    status: str
+    start_time: str | None = None
+    finish_time: str | None = None
+    error: Failure | None = None
+
+
+class SubtaskDetail(Subtask):
+    """A subtask in full."""
+
+    arguments: Any = None
+    attempts: Sequence[Attempt] = ()
+
+
 class TaskSummary(TaskProgress):
     """A task in a list."""
 
@@ -100,6 +127,7 @@ class TaskSummary(TaskProgress):
 class TaskDetail(TaskSummary):
     """A task with its subtasks in topological order."""
 
+    arguments: Any = None
     subtasks: Sequence[Subtask] = ()
 
     def subtask(self, key: str) -> Subtask | None:
@@ -117,10 +145,78 @@ class PageNumbers(_Answer):
 
 
 class Page(_Answer):
-    """One page of tasks."""
+    """One page of tasks, to be iterated over."""
 
     contents: Sequence[TaskSummary]
     page: PageNumbers
+
+    def __iter__(self) -> Iterator[TaskSummary]:  # type: ignore[override]  # pydantic's own tells fields
+        return iter(self.contents)
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+
+class TaskStatuses(_Answer):
+    """The status of several tasks, and the ids of those that are not there."""
+
+    contents: Sequence[TaskStatus]
+    missing: Sequence[int] = ()
+
+
+class Refusal(_Answer):
+    """Why the server refused one of several."""
+
+    code: int = 0
+    type: str | None = None
+    message: str | None = None
+
+
+class RetryAnswer(_Answer):
+    """What became of one task of a bulk retry."""
+
+    id: int
+    successful: bool
+    error: Refusal | None = None
+
+
+class OperationRecord(_Answer):
+    """A verb that somebody used on a task."""
+
+    verb: str
+    principal: str
+    from_: str = Field(alias="from")
+    to: str
+    reason: str | None = None
+    time: str | None = None
+    subtask_id: int | None = None
+
+
+class Plan(_Answer):
+    """How a task's graph becomes Celery chains and chords."""
+
+    fragments: Sequence[Document]
+    mermaid: str
+
+
+class Finding(_Answer):
+    """One cause why a task does not move, and what to do about it."""
+
+    type: str
+    severity: str
+    message: str
+    cure: str
+    subtasks: Sequence[int] = ()
+    subtask_count: int | None = None
+
+
+class Diagnosis(_Answer):
+    """Why a task does not move; no findings where it moves, or waits for its turn."""
+
+    id: int
+    state: TaskState
+    summary: str
+    findings: Sequence[Finding]
 
 
 class LogPart(_Answer):
@@ -138,3 +234,36 @@ class Principal(_Answer):
     role: str
     account: str
     token: str | None = None
+
+
+class Kind(_Answer):
+    """A kind of work that workers have registered."""
+
+    name: str
+    description: str = ""
+    queue: str | None = None
+    timeout: float | None = None
+    max_attempts: int = 1
+    has_rollback: bool = False
+
+
+class Worker(_Answer):
+    """A worker and what it is doing."""
+
+    name: str
+    host: str | None = None
+    pid: int | None = None
+    queues: Sequence[str] = ()
+    concurrency: int = 0
+    alive: bool = False
+    claims: int = 0
+
+
+class Definition(_Answer):
+    """A version of a definition; its subtasks and the rest are in `document`."""
+
+    name: str
+    version: int
+    id: int | None = None
+    description: str | None = None
+    create_time: str | None = None
