@@ -6,11 +6,10 @@ same for servers and workers.
 
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from schema.errors import InvalidArgument, SubError
 from schema.limits import Limits
@@ -38,6 +37,9 @@ class Settings(BaseSettings):
     callback_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     url: str | None = None
     token: SecretStr | None = None
+    flower_url: str | None = None
+    flower_auth: SecretStr | None = None
+    task_events: bool = True
     data: Path = Path(".taskserver")
 
     claim_batch_seconds: PositiveFloat = 0.05
@@ -74,6 +76,10 @@ class Settings(BaseSettings):
     def _database(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
+        # Not at the top: client commands, which cron calls, need no database and not the time to import one.
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
         try:
             url = make_url(value.get_secret_value())
         except ArgumentError:
@@ -87,6 +93,23 @@ class Settings(BaseSettings):
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(REDIS_SCHEMES):
             raise ValueError("must begin with " + ", ".join(REDIS_SCHEMES))
+        return value
+
+    @field_validator("flower_url")
+    @classmethod
+    def _flower(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+            raise ValueError("must be an address like https://host/flower")
+        return value.rstrip("/")
+
+    @field_validator("flower_auth")
+    @classmethod
+    def _login(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(value.get_secret_value().partition(":")):
+            raise ValueError("must be a login like name:password")
         return value
 
     @classmethod
@@ -116,6 +139,10 @@ class Settings(BaseSettings):
     def require_redis(self) -> str:
         """Return the broker URL, or say how to give one."""
         return _required(self.redis_url, "TASKSERVER_REDIS_URL", "redis://host:6379/0")
+
+    def require_flower_auth(self) -> str:
+        """Return the login to Flower as name:password, or say how to give one."""
+        return _required(self.flower_auth, "TASKSERVER_FLOWER_AUTH", "name:password")
 
     def require_secret_key(self) -> str:
         """Return the key that tokens are made with, or say how to give one."""

@@ -2,32 +2,34 @@
 
 import gc
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from schema.errors import TaskserverError
-from taskserver.cli import planning, processes, tasks
-from taskserver.cli.exits import EPILOG, exit_code_of, report
+from taskserver.cli import doctor, planning, processes, registry, retrying, submitting, tasks, verbs
+from taskserver.cli.definitions import definitions
+from taskserver.cli.endings import Commands, run
+from taskserver.cli.exits import EPILOG
 from taskserver.cli.principals import principals
 
 app = typer.Typer(
     name="taskserver",
+    cls=Commands,
     help="A durable task server on Celery, Redis and PostgreSQL.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-processes.register(app)
-tasks.register(app)
-planning.register(app)
+for group in (processes, submitting, tasks, verbs, retrying, planning, doctor, registry):
+    group.register(app)
+app.add_typer(definitions, name="definitions")
 app.add_typer(principals, name="principals")
 
 
 def _print_version(*, wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # not above: it is slow to import, and no command needs it
+
         sys.stdout.write(f"taskserver {version('taskserver')}\n")
         raise typer.Exit
 
@@ -48,10 +50,7 @@ def _options(
 def main() -> None:
     """Run the command line; every error of ours ends as a message on standard error and an exit code."""
     try:
-        app(prog_name="taskserver")
-    except TaskserverError as error:
-        report(error)
-        sys.exit(exit_code_of(error))
+        sys.exit(run(app))
     finally:
         gc.freeze()  # or Python takes up to a second to sort all that was imported before the system takes it back
 

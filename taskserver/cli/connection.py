@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from schema.errors import InvalidArgument
-from schema.settings import Settings
-from taskserver.client import ServerUnreachable, TaskServer
-from taskserver.dev_directory import DevDirectory
+from taskserver.client import TaskServer
+from taskserver.client.address import known_address
+
+PATIENCE_SECONDS = 2.0  # who asks at a terminal would rather be told
+WAITING_PATIENCE_SECONDS = 60.0  # a server that is started again while somebody waits
 
 DataOption = Annotated[
     Path | None,
@@ -19,22 +20,18 @@ DataOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
-def connect(data: Path | None) -> TaskServer:
+def connect(data: Path | None, *, patience_seconds: float = PATIENCE_SECONDS) -> TaskServer:
     """Return the client of TASKSERVER_URL and TASKSERVER_TOKEN, else of the `dev` whose directory is given or here.
+
+    Args:
+        data: The directory of a `dev`.
+        patience_seconds: How long to try while no server answers; while waiting for a task a minute at least.
 
     Raises:
         InvalidArgument: A URL is set without a token.
         ServerUnreachable: Neither is set and no dev runs.
 
     """
-    settings = Settings.load()
-    directory = DevDirectory(data or settings.data)
-    url = directory.url if data is not None else settings.url or directory.url
-    if url is None:
-        raise ServerUnreachable(
-            f"no server is known: set TASKSERVER_URL and TASKSERVER_TOKEN, or run `taskserver dev` (none runs in {directory.root})"
-        )
-    token = directory.token if data is not None or settings.token is None else settings.token.get_secret_value()
-    if token is None or (data is None and settings.url is not None and settings.token is None):
-        raise InvalidArgument(f"TASKSERVER_TOKEN is not set: set it to the token of a principal of {url}")
-    return TaskServer(url, token)
+    url, token = known_address(data)
+    waiting = max(patience_seconds, WAITING_PATIENCE_SECONDS)
+    return TaskServer(url, token, patience_seconds=patience_seconds, waiting_patience_seconds=waiting)

@@ -3,18 +3,20 @@
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.tree import Tree
 
 from schema.errors import Invalid, TaskserverError, Unavailable
 from schema.kinds import KindInfo
 from taskserver.cli.connection import DataOption, JsonOption, connect
+from taskserver.cli.definitions import document_of
 from taskserver.cli.documents import read_submission
 from taskserver.cli.exits import EPILOG
 from taskserver.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
 
 _SHOWN_KEYS = 4
 
@@ -37,7 +39,8 @@ def plan(
     Kinds are those that the server knows, if it can be reached; otherwise every kind counts as known and its arguments
     are not checked.
     """
-    document = _planned(read_submission(file), _known_kinds(data), slots)
+    submission = read_submission(file)
+    document = _planned(submission, _definition_of(submission, data), _known_kinds(data), slots)
     if as_json:
         print_json(document)
     elif mermaid:
@@ -46,8 +49,15 @@ def plan(
         _print_tree(document)
 
 
-def _planned(document: Mapping[str, Any], kinds: Mapping[str, KindInfo] | None, slots: int) -> dict[str, Any]:
+def _planned(
+    document: Mapping[str, Any],
+    definition: Mapping[str, Any] | None,
+    kinds: Mapping[str, KindInfo] | None,
+    slots: int,
+) -> dict[str, Any]:
     # Not at the top: the schema library behind them is slow to import, and other commands do without.
+    from schema.documents.definition import read_definition
+    from schema.documents.filling import fill
     from schema.documents.specification import parse_submission
     from taskserver.expansion import expand
     from taskserver.plan_view import plan_document
@@ -55,6 +65,8 @@ def _planned(document: Mapping[str, Any], kinds: Mapping[str, KindInfo] | None, 
     from taskserver.planner import plan as plan_graph
 
     submission = parse_submission(document)
+    if definition is not None:
+        submission = fill(submission, read_definition(definition))
     named = {one.kind for one in submission.subtasks or () if one.kind is not None}
     expanded = expand(submission, kinds={name: KindInfo(name) for name in named} if kinds is None else kinds)
     nodes = [PlanNode(one.series_id, queue=one.queue, isolated=one.isolated) for one in expanded.subtasks]
@@ -63,11 +75,20 @@ def _planned(document: Mapping[str, Any], kinds: Mapping[str, KindInfo] | None, 
     return plan_document(planned, {one.series_id: one.key for one in expanded.subtasks}, edges)
 
 
+def _definition_of(submission: Mapping[str, Any], data: Path | None) -> Mapping[str, Any] | None:
+    """Return the document of the definition that the submission names; only a server has it."""
+    name = submission.get("definition")
+    if not isinstance(name, str) or "subtasks" in submission:
+        return None
+    with connect(data) as server:
+        return document_of(server.definition(name))
+
+
 def _known_kinds(data: Path | None) -> Mapping[str, KindInfo] | None:
     """Return the kinds of the server; None where none is known or reachable."""
     try:
         with connect(data) as server:
-            return {one["name"]: _kind(one) for one in server.kinds()}
+            return {one.name: _kind(one.document) for one in server.kinds()}
     except (Unavailable, Invalid) as error:
         _note(error)
     return None
@@ -88,6 +109,8 @@ def _note(error: TaskserverError) -> None:
 
 
 def _print_tree(document: Mapping[str, Any]) -> None:
+    from rich.tree import Tree  # not above: see `output`
+
     fragments = document["fragments"]
     for fragment in fragments:
         after = ", ".join(str(one) for one in fragment["after"])
@@ -96,7 +119,9 @@ def _print_tree(document: Mapping[str, Any]) -> None:
         console().print(tree)
 
 
-def _grow(tree: Tree, node: Mapping[str, Any]) -> None:
+def _grow(tree: "Tree", node: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+
     match dict(node):
         case {"unit": keys}:
             tree.add(escape(_shown_keys(keys)))
@@ -110,7 +135,7 @@ def _grow(tree: Tree, node: Mapping[str, Any]) -> None:
             _grow(chord.add("body"), body)
 
 
-def _grow_all(tree: Tree, nodes: list[Mapping[str, Any]]) -> None:
+def _grow_all(tree: "Tree", nodes: list[Mapping[str, Any]]) -> None:
     for node in nodes:
         _grow(tree, node)
 

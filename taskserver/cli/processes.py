@@ -1,4 +1,4 @@
-"""The commands that run something: dev, server, worker, migrate, check, demo.
+"""The commands that run something: dev, server, worker, flower, migrate, check, demo.
 
 What they run is imported inside them: it takes a second that the client commands, which cron calls, need not spend.
 """
@@ -31,7 +31,7 @@ ConcurrencyOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (dev, server, worker, migrate, check, demo):
+    for command in (dev, server, worker, flower, migrate, check, demo):
         app.command(epilog=EPILOG)(command)
 
 
@@ -43,21 +43,25 @@ def dev(
     handlers: HandlersOption = None,
     concurrency: ConcurrencyOption = None,
     flower_port: Annotated[
-        int | None, typer.Option(help="Accepted; Flower is not started in this version.", min=0, max=65535)
+        int | None,
+        typer.Option(
+            help="Flower's port, 0 takes any free one; default 5555, or any free one where that is taken.",
+            min=0,
+            max=65535,
+            show_default=False,
+        ),
     ] = None,
-    no_flower: Annotated[
-        bool, typer.Option("--no-flower", help="Do not start Flower, as in this version always.")
-    ] = False,
+    no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not start Flower.")] = False,
 ) -> None:
-    """Run the whole stack in the foreground: PostgreSQL, Redis, server and worker, until Ctrl-C.
+    """Run the whole stack in the foreground: PostgreSQL, Redis, server, worker and Flower, until Ctrl-C.
 
     Prints one line `taskserver ready: http://HOST:PORT` when everything answers. With TASKSERVER_DATABASE_URL and
     TASKSERVER_REDIS_URL set it uses those servers. The administrator's token is in DIR/admin-token, logs are in DIR/log.
+    Flower's address goes to standard error; its login is admin with that token.
     """
     from taskserver.development import Development, DevelopmentOptions
     from taskserver.supervision.supervisor import interrupted_by_signals
 
-    del flower_port, no_flower
     configure_logging()
     settings = Settings.load()
     options = DevelopmentOptions(
@@ -66,8 +70,13 @@ def dev(
         port=port,
         handlers=_words(handlers),
         concurrency=concurrency or os.cpu_count() or 1,
+        flower=not no_flower,
+        flower_port=flower_port,
     )
     with interrupted_by_signals(), Development(settings, options) as running:
+        if running.flower_url is not None:
+            token_file = options.directory / "admin-token"
+            sys.stderr.write(f"flower: {running.flower_url} (login admin, password in {token_file})\n")
         sys.stdout.write(f"taskserver ready: {running.url}\n")
         sys.stdout.flush()
         running.wait()
@@ -113,6 +122,22 @@ def worker(
     )
     modules = ",".join(dict.fromkeys((*settings.handlers, *_words(handlers))))
     WorkerKeeper(command, {**os.environ, "TASKSERVER_HANDLERS": modules}).run()
+
+
+def flower(
+    *,
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free port.", min=0, max=65535)] = 5555,
+) -> None:
+    """Run Flower, which shows workers and every subtask that they run, behind a login.
+
+    Needs TASKSERVER_REDIS_URL and TASKSERVER_FLOWER_AUTH (name:password). The path of TASKSERVER_FLOWER_URL, if there is one,
+    is the prefix of its addresses.
+    """
+    from taskserver.flower import serve_flower
+
+    configure_logging()
+    serve_flower(Settings.load(), host=host, port=port)
 
 
 def migrate() -> None:

@@ -1,99 +1,77 @@
-"""The client commands on tasks: submit, list, status, show, log."""
+"""The client commands that ask about tasks: list, status, show, operations, log."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from schema.errors import InvalidArgument
+from taskserver.cli.completion import subtask_keys
 from taskserver.cli.connection import DataOption, JsonOption, connect
-from taskserver.cli.documents import read_submission, single_subtask
 from taskserver.cli.exits import EPILOG
+from taskserver.cli.filters import (
+    AfterOption,
+    BeforeOption,
+    CreatorOption,
+    InstanceOption,
+    NameOption,
+    StateOption,
+    StatusOption,
+    TaskTypeOption,
+    TypeOption,
+)
 from taskserver.cli.output import print_detail, print_json, print_status, print_table, progress_line
+from taskserver.cli.verbs import TaskArgument
 from taskserver.cli.watching import finish, follow
-
-TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="The task's id.", min=1)]
+from taskserver.client import Page
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command(epilog=EPILOG)(submit)
     app.command("list", epilog=EPILOG)(list_tasks)
-    app.command(epilog=EPILOG)(status)
-    app.command(epilog=EPILOG)(show)
-    app.command(epilog=EPILOG)(log)
-
-
-def submit(
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE|-", help="A submission in JSON; - is standard input.")
-    ] = None,
-    *,
-    kind: Annotated[str | None, typer.Option(help="Submit a single subtask of this kind instead of a file.")] = None,
-    arg: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An argument for --kind; the value is JSON, else text."),
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Show progress until the task is settled.")] = False,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="Sent with the submission; a server of this version refuses it.")
-    ] = None,
-    data: DataOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Submit a task, and print its id."""
-    if (file is None) == (kind is None):
-        raise InvalidArgument("give either a FILE (or - for standard input) or --kind")
-    if kind is None and arg:
-        raise InvalidArgument("--arg belongs to --kind: write a file's arguments into the file")
-    submission = single_subtask(kind, arg or []) if kind is not None else read_submission(file or "-")
-    with connect(data) as server:
-        detail = server.submit(submission, idempotency_key=idempotency_key)
-        if wait:
-            raise typer.Exit(finish(server, follow(server, detail.id), as_json=as_json))
-    if as_json:
-        print_json(detail.document)
-    else:
-        sys.stdout.write(f"{detail.id}\n")
-        sys.stderr.write(f"task {detail.id} submitted; `taskserver status {detail.id} --watch` follows it\n")
+    for command in (status, show, operations, log):
+        app.command(epilog=EPILOG)(command)
 
 
 def list_tasks(
     *,
-    name: Annotated[str | None, typer.Option(help="Only tasks with this in their name.")] = None,
-    state: Annotated[
+    name: NameOption = None,
+    state: StateOption = None,
+    status: StatusOption = None,
+    creator: CreatorOption = None,
+    type_: TypeOption = None,
+    task_type: TaskTypeOption = None,
+    instance_id: InstanceOption = None,
+    created_after: AfterOption = None,
+    created_before: BeforeOption = None,
+    sort: Annotated[
         list[str] | None,
-        typer.Option(help="Only these states, such as RUNNING or FAILED; repeatable, or a comma list."),
+        typer.Option(metavar="FIELD[,asc|desc]", help="The order, `id,desc` if nothing is given; repeatable."),
     ] = None,
-    creator: Annotated[str | None, typer.Option(help="Only tasks that this principal submitted.")] = None,
     page: Annotated[int, typer.Option(help="Which page.", min=1)] = 1,
     size: Annotated[int, typer.Option(help="Tasks on a page.", min=1, max=2000)] = 20,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List tasks, the newest first."""
-    filters = {"name": name, "state": ",".join(state or []), "creator": creator}
-    query = {"page": page, "size": size} | {key: value for key, value in filters.items() if value}
     with connect(data) as server:
-        found = server.tasks(query)
+        found = server.tasks(
+            name=name,
+            state=state,
+            status=status,
+            creator=creator,
+            type=type_,
+            task_type=task_type,
+            instance_id=instance_id,
+            created_after=created_after,
+            created_before=created_before,
+            sort=sort,
+            page=page,
+            size=size,
+        )
     if as_json:
         print_json(found.document)
-        return
-    rows = [
-        (
-            one.id,
-            one.state,
-            one.name,
-            progress_line(one),
-            one.create_time or "",
-            (one.error and one.error.message) or "",
-        )
-        for one in found.contents
-    ]
-    print_table(("ID", "STATE", "NAME", "PROGRESS", "CREATED", ""), rows)
-    numbers = found.page
-    if numbers.total_pages > 1:
-        sys.stderr.write(f"page {numbers.number} of {numbers.total_pages}, {numbers.total_elements} tasks\n")
+    else:
+        _print_page(found)
 
 
 def status(
@@ -105,9 +83,10 @@ def status(
 ) -> None:
     """Show the state and the progress of a task."""
     with connect(data) as server:
+        asked = server.task(task)
         if watch:
-            raise typer.Exit(finish(server, follow(server, task), as_json=as_json))
-        found = server.status(task)
+            raise typer.Exit(finish(asked, follow(asked), as_json=as_json))
+        found = asked.status()
     if as_json:
         print_json(found.document)
     else:
@@ -117,28 +96,59 @@ def status(
 def show(task: TaskArgument, *, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Show a task with all its subtasks."""
     with connect(data) as server:
-        detail = server.detail(task)
+        detail = server.task(task).detail()
     if as_json:
         print_json(detail.document)
     else:
         print_detail(detail)
 
 
+def operations(task: TaskArgument, *, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Show who did what to a task, and why."""
+    with connect(data) as server:
+        found = server.task(task).operations()
+    if as_json:
+        print_json({"contents": [one.document for one in found]})
+    else:
+        rows = [(one.time, one.verb, one.principal, one.subtask_id, one.from_, one.to, one.reason) for one in found]
+        print_table(("TIME", "VERB", "PRINCIPAL", "SUBTASK", "FROM", "TO", "REASON"), rows)
+
+
 def log(
     task: TaskArgument,
-    subtask: Annotated[str, typer.Argument(metavar="SUBTASK", help="The subtask's key or id.")],
+    subtask: Annotated[
+        str, typer.Argument(metavar="SUBTASK", help="The subtask's key or id.", autocompletion=subtask_keys)
+    ],
     *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as it is written, until the subtask has ended.")
+    ] = False,
     attempt: Annotated[int | None, typer.Option(help="Only this attempt.", min=1)] = None,
-    tail: Annotated[int | None, typer.Option(help="Only the last lines.", min=0)] = None,
+    tail: Annotated[int | None, typer.Option(help="Of what is there only the last lines.", min=0)] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the log of a subtask."""
     with connect(data) as server:
-        found = server.subtask(task, subtask)
-        parts = server.log(task, found.id, attempt=attempt, tail=tail)
+        asked = server.task(task).subtask(subtask)
         if as_json:
+            found = asked.detail()
+            parts = asked.follow_log(attempt=attempt, tail=tail) if follow else [asked.log(attempt=attempt, tail=tail)]
             print_json({"taskId": task, "subtaskId": found.id, "key": found.key, "log": "".join(parts)})
-            return
-        for part in parts:
-            sys.stdout.write(part)
+        elif follow:
+            for text in asked.follow_log(attempt=attempt, tail=tail):
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        else:
+            sys.stdout.write(asked.log(attempt=attempt, tail=tail))
+
+
+def _print_page(found: Page) -> None:
+    rows = [
+        (one.id, one.state, one.name, progress_line(one), one.create_time, one.error and one.error.message)
+        for one in found.contents
+    ]
+    print_table(("ID", "STATE", "NAME", "PROGRESS", "CREATED", "ERROR"), rows)
+    numbers = found.page
+    if numbers.total_pages > 1:
+        sys.stderr.write(f"page {numbers.number} of {numbers.total_pages}, {numbers.total_elements} tasks\n")

@@ -1,45 +1,64 @@
 """Following a task to its end: a live bar on a terminal, plain lines otherwise; always on standard error.
 
-What a command answers is on standard output, so both can be redirected apart.
+What a command answers is on standard output, so both can be redirected apart. A signal ends the waiting only: the task is
+the server's and goes on.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from types import FrameType
 
 from schema.states import SubtaskState
-from taskserver.cli.exits import Exit
+from taskserver.cli.exits import Exit, Interrupted
 from taskserver.cli.output import print_detail, print_json, print_status, progress_line
-from taskserver.client import TaskServer, TaskStatus
+from taskserver.client import Task, TaskStatus
 
 _LINE_SECONDS = 1.0  # between plain lines, the last one aside
 
 
-def follow(server: TaskServer, task: int) -> TaskStatus:
-    """Show the task's progress until it is settled; return its last status."""
-    last: TaskStatus | None = None
-    with _display() as show:
-        for last in server.changes(task):
-            show(last)
-    assert last is not None  # the first status comes always
-    return last
+def follow(task: Task) -> TaskStatus:
+    """Show the task's progress until it is settled; return its last status.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came first.
+
+    """
+    with _interruptible(task.id), _display() as show:
+        return task.wait(on_progress=show)
 
 
-def finish(server: TaskServer, status: TaskStatus, *, as_json: bool) -> Exit:
+def finish(task: Task, status: TaskStatus, *, as_json: bool) -> Exit:
     """Print how the task ended, with what failed in it; return the exit code."""
     if as_json:
-        print_json(server.detail(status.id).document)
+        print_json(task.detail().document)
     elif status.is_successful:
         print_status(status)
     else:
-        detail = server.detail(status.id)
-        failed = [one for one in detail.subtasks if one.status is SubtaskState.FAILED]
-        print_detail(detail.model_copy(update={"subtasks": failed}))
+        detail = task.detail()
+        print_detail(detail, subtasks=[one for one in detail.subtasks if one.status is SubtaskState.FAILED])
     return Exit.OK if status.is_successful else Exit.FAILED
+
+
+@contextmanager
+def _interruptible(task: int) -> Iterator[None]:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(
+            f"no longer waiting for task {task}, which goes on: `taskserver status {task} --watch` waits again",
+            number,
+            target=str(task),
+        )
+
+    # What was ignored stays ignored: a shell starts what runs in the background without SIGINT.
+    numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -47,6 +66,9 @@ def _display() -> Iterator[Callable[[TaskStatus], None]]:
     if not sys.stderr.isatty():
         yield _PlainLines().show
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -58,11 +80,13 @@ def _display() -> Iterator[Callable[[TaskStatus], None]]:
         bar = progress.add_task("submitted", total=None)
 
         def show(status: TaskStatus) -> None:
+            failed = status.count(SubtaskState.FAILED)
             progress.update(
                 bar,
-                description=f"task {status.id} {status.state}",
+                description=f"task {status.id} {status.state}" + (f", {failed} failed" if failed else ""),
                 total=status.total,
                 completed=status.count(SubtaskState.SUCCESSFUL),
+                refresh=True,  # drawn now, also where the machine is too busy for the thread that draws
             )
 
         yield show

@@ -85,8 +85,15 @@ def test_what_the_server_refuses_ends_with_3_and_its_reason(dev: Dev) -> None:
         ("submit", "x.json", "--kind", "builtin.noop"),
         ("submit", "no-such-file.json"),
         ("submit", "--kind", "builtin.noop", "--arg", "novalue"),
+        ("submit", "--kind", "builtin.noop", "--definition", "x"),
+        ("submit", "--kind", "builtin.noop", "--name", "half a character \udcff"),
+        ("submit", "--kind", "builtin.noop", "--idempotency-key", "ключ"),
         ("status", "abc"),
+        ("status",),
         ("nonsense",),
+        ("list", "--nonsense"),
+        ("list", "--size", "2001"),
+        ("plan", "no-such-file.json"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_so_on_standard_error(dev: Dev, arguments: tuple[str, ...]) -> None:
@@ -102,6 +109,36 @@ def test_a_server_that_does_not_answer_ends_with_4_and_names_the_address(tmp_pat
 
     assert done.returncode == 4
     assert "http://127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("submit --kind builtin.fail --wait", 1),
+        ("submit", 2),
+        ("list --nonsense", 2),
+        ("show 999999999", 3),
+        ("list --type NONSENSE", 3),
+        ("definitions show nonsense", 3),
+        ("principals rotate nonsense", 3),
+    ],
+)
+def test_json_is_one_document_on_standard_output_however_a_command_ends(dev: Dev, words: str, code: int) -> None:
+    done = dev.run(*words.split(), "--json")
+
+    document = json.loads(done.stdout)
+    assert done.returncode == code
+    assert document["error"]["message"]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreachable_server_is_one_json_document_too(tmp_path: Path) -> None:
+    done = run_taskserver(
+        *("list", "--json"), cwd=tmp_path, env={"TASKSERVER_URL": "http://127.0.0.1:1", "TASKSERVER_TOKEN": "x"}
+    )
+
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["error"]["code"] == 10003
 
 
 def test_without_settings_and_without_a_dev_the_client_says_what_to_set(tmp_path: Path) -> None:
@@ -146,6 +183,48 @@ def test_list_filters_by_name_and_state(dev: Dev) -> None:
     assert [one["id"] for one in found["contents"]] == [wanted["id"]]
     assert none["contents"] == []
     assert "needle in hay" in table.stdout
+
+
+def test_list_takes_every_filter_of_the_api(dev: Dev) -> None:
+    document = submission({"key": "a", "kind": "builtin.noop"}, instanceId=4711, onDuplicate="allow", type="SYS_ONCE")
+    first, second = (dev.run_json("submit", "-", "--wait", stdin=document)["id"] for _ in range(2))
+    created = dev.run_json("show", str(first))["createTime"]
+    words = ("--instance-id", "4711", "--type", "SYS_ONCE", "--task-type", "inline", "--creator", "admin")
+
+    found = dev.run_json("list", *words, "--status", "SUCCESSFUL", "--created-after", created, "--sort", "id,asc")
+    before = dev.run_json("list", *words, "--created-before", created)
+    paged = dev.run("list", *words, "--size", "1", "--page", "2")
+
+    assert [one["id"] for one in found["contents"]] == [first, second]
+    assert before["contents"] == []
+    assert paged.stdout.splitlines()[1].startswith(f"{first}\t")
+    assert paged.stderr == "page 2 of 2, 2 tasks\n"
+
+
+def test_kinds_and_workers_are_listed(dev: Dev) -> None:
+    kinds = dev.run_json("kinds")["contents"]
+    workers = dev.run_json("workers")["contents"]
+
+    assert "builtin.echo" in {one["name"] for one in kinds}
+    assert [one["alive"] for one in workers if one["concurrency"] == 2]
+    assert "builtin.echo" in dev.run("kinds").stdout
+    assert "alive" in dev.run("workers").stdout
+
+
+def test_definitions_are_put_shown_listed_and_deleted(dev: Dev) -> None:
+    document = submission({"key": "a", "kind": "builtin.noop"})
+
+    put = dev.run_json("definitions", "put", "cli_noop", "-", stdin=document)
+    shown = dev.run_json("definitions", "show", "cli_noop")
+    listed = dev.run_json("definitions", "list")["contents"]
+    deleted = dev.run("definitions", "delete", "cli_noop")
+    gone = dev.run("definitions", "show", "cli_noop")
+
+    assert (put["name"], put["version"]) == ("cli_noop", 1)
+    assert shown["subtasks"][0]["kind"] == "builtin.noop"
+    assert "cli_noop" in {one["name"] for one in listed}
+    assert deleted.returncode == 0
+    assert gone.returncode == 3
 
 
 def test_show_and_log_find_a_subtask_by_key_and_by_id(dev: Dev) -> None:

@@ -151,7 +151,7 @@ def test_further_servers_and_workers_join_and_end_in_order(dev: Dev, tmp_path: P
     )
     try:
         with dev.client() as client:
-            eventually(lambda: "greeting.aside" in {one["name"] for one in client.kinds()})
+            eventually(lambda: "greeting.aside" in {one.name for one in client.kinds()})
         eventually(port_file.exists)
         url = f"http://127.0.0.1:{port_file.read_text().strip()}"
         eventually(lambda: _answers(Dev(dev.process, url, dev.directory)))
@@ -161,7 +161,7 @@ def test_further_servers_and_workers_join_and_end_in_order(dev: Dev, tmp_path: P
 
         with TaskServer(url, dev.token) as client:
             task = client.submit({"subtasks": [{"key": "a", "kind": "greeting.aside"}]})
-            *_, last = client.changes(task.id)
+            *_, last = task.changes()
 
         assert last.is_successful
     finally:

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from schema.errors import InvalidArgument
-from taskserver.cli.documents import read_submission, single_subtask
+from taskserver.cli.documents import read_submission, single_subtask, with_arguments
 
 
 def test_values_are_json_and_else_plain_text() -> None:
-    given = ["port=5432", "host=db1", 'tags=["a"]', "empty=", "equation=a=b", "off=false", 'quoted="5432"']
+    given = ["port=5432", "host=db1", 'tags=["a"]', "empty=", "equation=a=b", "off=false", 'quoted="5432"', "odd=NaN"]
 
     submission = single_subtask("host.check", given)
 
@@ -25,6 +25,7 @@ def test_values_are_json_and_else_plain_text() -> None:
                 "equation": "a=b",
                 "off": False,
                 "quoted": "5432",
+                "odd": "NaN",
             },
         }
     ]
@@ -42,6 +43,8 @@ def test_an_argument_without_a_name_or_a_value_is_named(argument: str) -> None:
         (b"[1]", "JSON object"),
         (b'{"a": }', "line 1, column 7"),
         (b"\xff", "not UTF-8"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b"[" * 100_000, "nested too deep"),
     ],
 )
 def test_what_is_no_document_is_told_with_its_file(tmp_path: Path, content: bytes, message: str) -> None:
@@ -63,3 +66,16 @@ def test_a_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO('{"subtasks": []}'))
 
     assert read_submission("-") == {"subtasks": []}
+
+
+def test_arguments_of_the_line_come_before_those_of_the_file() -> None:
+    document = {"subtasks": [], "arguments": {"host": "db1", "port": 1}}
+
+    assert with_arguments(document, ["port=2", "new=3"])["arguments"] == {"host": "db1", "port": 2, "new": 3}
+    assert with_arguments(document, []) is document
+    assert document["arguments"] == {"host": "db1", "port": 1}
+
+
+def test_arguments_of_the_line_need_a_place_in_the_file() -> None:
+    with pytest.raises(InvalidArgument, match="no JSON object"):
+        with_arguments({"arguments": []}, ["a=1"])
