@@ -22,12 +22,12 @@ from schema.celeryapp import make_celery, make_redis
 from schema.collection import settle_collector
 from schema.database import make_engine
 from schema.errors import Conflict, Unavailable
+from schema.listening import Listener
 from schema.migration import head_revision
 from schema.settings import Settings
 from schema.transitions.progress import STARTABLE_CHANNEL
 from taskserver.api.app import create_app
 from taskserver.dispatcher.loop import Dispatcher
-from taskserver.listening import Listener
 from taskserver.principals import bootstrap_admin
 from taskserver.queries.health import database_revision
 from taskserver.supervision.supervisor import interrupted_by_signals
@@ -141,7 +141,7 @@ def _run(settings: Settings, engine: Engine, listener: socket.socket) -> None:
         startable.start()
         running.callback(startable.stop)
         try:
-            _http_server(app).run(sockets=[listener])
+            http_server(app).run(sockets=[listener])
         finally:
             if deaths:
                 raise SystemExit(1)
@@ -177,7 +177,8 @@ class _HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _http_server(app: FastAPI) -> uvicorn.Server:
+def http_server(app: FastAPI) -> uvicorn.Server:
+    """Return the HTTP server of the application; its `run` ends with a signal, or `should_exit`."""
     return _HttpServer(
         uvicorn.Config(
             app,

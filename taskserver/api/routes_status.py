@@ -1,26 +1,26 @@
 """Status: cheap to poll, and can be waited for."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from schema.identity import TaskId
 from taskserver.api.authentication import Viewer
 from taskserver.api.documentation import ERRORS, NOT_MODIFIED, PREFIX
 from taskserver.api.envelope import Envelope, answer
+from taskserver.api.etags import IfNoneMatch, is_known, quoted
 from taskserver.api.parameters import TASK_PATH, StatusIds, TaskPathId, Until, WaitSeconds, split_ids
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
 from taskserver.api.waiting import Watch
 from taskserver.projection import is_settled
 from taskserver.queries.details import no_task
-from taskserver.queries.status import Mark, task_statuses
+from taskserver.queries.status import task_statuses
 from taskserver.views.tasks import TaskStatus, TaskStatuses
 from taskserver.views.view import BIGINT_MAX
 
@@ -32,7 +32,6 @@ router = APIRouter(
 )
 
 Statuses = Mapping[TaskId, TaskStatus]
-IfNoneMatch = Annotated[str | None, Header(description="An ETag that the caller has already: 304 while it holds.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class _Wait:
         if self.until_settled:
             return all(is_settled(one.state) for one in now.values())
         if self.known is not None:
-            return not _matches(self.known, tag(now))
+            return not is_known(tag(now), self.known)
         return tag(first) != tag(now)
 
 
@@ -102,7 +101,7 @@ async def get_status(
         return statuses
 
     def tag(statuses: Statuses) -> str:
-        return str(statuses[task_id].change_number)
+        return "".join(str(one.change_number) for one in statuses.values())
 
     statuses = await _after_waiting(served.watch, read, tag, _Wait(wait_seconds, until == "settled", if_none_match))
     return _tagged(request, statuses[task_id], tag(statuses), if_none_match)
@@ -111,35 +110,31 @@ async def get_status(
 async def _after_waiting(
     watch: Watch, read: Callable[[], Statuses], tag: Callable[[Statuses], str], wait: _Wait
 ) -> Statuses:
-    """Return the statuses, at once or when what is waited for has happened or the time is over."""
+    """Return the statuses, at once or when what is waited for has happened or the time is over.
+
+    What is answered is read afresh: the caller may know more by now than the poll.
+    """
     first = await run_in_threadpool(read)
     deadline = monotonic() + wait.seconds
     if wait.seconds == 0 or not first or wait.is_over(first, first, tag):
         return first
-    with watch.waiter(list(first), until_settled=wait.until_settled) as waiter:
+
+    def is_over(newest: Mapping[TaskId, TaskStatus | None]) -> bool:
+        merged = {**first, **newest}
+        return wait.is_over(first, {id_: one for id_, one in merged.items() if one is not None}, tag)
+
+    with watch.tasks(list(first)) as following:
         while True:
-            waiter.changed.clear()  # before reading: what happens after it must not be forgotten
+            with anyio.move_on_after(deadline - monotonic()):
+                await following.until(is_over)
             now = await run_in_threadpool(read)
-            left = deadline - monotonic()
-            if left <= 0 or watch.stopped or wait.is_over(first, now, tag):
+            if following.stopped or monotonic() >= deadline or wait.is_over(first, now, tag):
                 return now
-            waiter.saw(_marks(list(first), now))
-            with anyio.move_on_after(left):
-                await waiter.changed.wait()
-
-
-def _marks(ids: Sequence[TaskId], statuses: Statuses) -> dict[TaskId, Mark | None]:
-    marks: dict[TaskId, Mark | None] = dict.fromkeys(ids)
-    return marks | {id_: Mark(one.change_number, is_settled(one.state)) for id_, one in statuses.items()}
+            following.values |= now  # it was over for a moment only
 
 
 def _tagged(request: Request, view: TaskStatus | TaskStatuses, tag: str, known: str | None) -> Response:
-    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
-    if known is not None and _matches(known, tag):
+    headers = {"ETag": quoted(tag), "Cache-Control": "no-cache"}
+    if is_known(tag, known):
         return Response(status_code=304, headers=headers)
     return answer(request, view, headers=headers)
-
-
-def _matches(known: str, tag: str) -> bool:
-    tags = {one.strip().removeprefix("W/").strip('"') for one in known.split(",")}
-    return tag in tags or "*" in tags

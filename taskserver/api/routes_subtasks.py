@@ -1,12 +1,15 @@
-"""Subtasks: one of them in full, and its log."""
+"""Subtasks: one of them in full, and its log, as it is or as it grows."""
 
+from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from taskserver.api.authentication import Viewer
 from taskserver.api.documentation import ERRORS, PREFIX
 from taskserver.api.envelope import Envelope, answer
+from taskserver.api.event_stream import EventStream, StillAllowed, described_as_events, wants_events
+from taskserver.api.log_following import first_question, followed_log
 from taskserver.api.parameters import SUBTASK_PATH, TASK_PATH, SubtaskPathId, TaskPathId
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
@@ -17,6 +20,14 @@ from taskserver.views.subtasks import LogText, SubtaskDetail
 
 _INT_MAX = 2**31 - 1
 _TAIL_MOST = 100_000
+
+_LOG_DESCRIPTION = (
+    "The log as it is now; as text/event-stream, which must be asked for, events `log` with text as it is written and the"
+    " cursor as their id; when nothing more will come an event `end`, and the stream closes."
+)
+_LOG_EXAMPLE = (
+    'event: log\ndata: {"log":"half done\\n","cursor":"41.0"}\nid: 41.0\n\nevent: end\ndata: {"state":"SUCCESSFUL"}\n\n'
+)
 
 router = APIRouter(
     prefix=f"{PREFIX}/instances{TASK_PATH}/subtasks",
@@ -34,6 +45,13 @@ AttemptNumber = Annotated[
     int | None, Query(alias="attempt", ge=1, le=_INT_MAX, description="Only the attempt of this number.")
 ]
 Tail = Annotated[int | None, Query(ge=0, le=_TAIL_MOST, description="Only the last lines, so many.")]
+LastEventId = Annotated[
+    str,
+    Spelled(f"({CURSOR})?", "must be the id of an earlier event, or absent"),
+    Header(
+        alias="Last-Event-ID", description="Where an earlier stream broke off; counts in place of `after` and `tail`."
+    ),
+]
 
 
 @router.get(SUBTASK_PATH, response_model=Envelope[SubtaskDetail], summary="Show a subtask")
@@ -41,12 +59,23 @@ def get_subtask(
     request: Request, principal: Viewer, served: Served, task_id: TaskPathId, subtask_id: SubtaskPathId
 ) -> Response:
     """Return the subtask with its arguments, its result and all its attempts."""
-    silence = served.settings.dead_after_seconds
-    view = subtask_detail(served.engine, task_id, subtask_id, account=principal.account, silence_seconds=silence)
+    view = subtask_detail(
+        served.engine,
+        task_id,
+        subtask_id,
+        account=principal.account,
+        silence_seconds=served.settings.dead_after_seconds,
+        flower_url=served.settings.flower_url,
+    )
     return answer(request, view)
 
 
-@router.get(f"{SUBTASK_PATH}/log", response_model=Envelope[LogText], summary="Show the log of a subtask")
+@router.get(
+    f"{SUBTASK_PATH}/log",
+    response_model=Envelope[LogText],
+    summary="Show or follow the log of a subtask",
+    responses={200: described_as_events(_LOG_DESCRIPTION, _LOG_EXAMPLE)},
+)
 def get_log(
     request: Request,
     principal: Viewer,
@@ -54,10 +83,25 @@ def get_log(
     task_id: TaskPathId,
     subtask_id: SubtaskPathId,
     *,
+    still_allowed: StillAllowed,
     after: After = "",
     attempt: AttemptNumber = None,
     tail: Tail = None,
+    last_event_id: LastEventId = "",
 ) -> Response:
-    """Return what the subtask's attempts have written, or the part of it that is asked for."""
+    """Return what the subtask's attempts have written, or the part of it that is asked for.
+
+    With `Accept: text/event-stream` go on with what they write, until the subtask has ended.
+    """
+
+    def read(question: LogQuestion) -> LogText:
+        return subtask_log(served.engine, task_id, subtask_id, question, account=principal.account)
+
     question = LogQuestion(after=Cursor.parse(after) if after else START, attempt=attempt, tail=tail)
-    return answer(request, subtask_log(served.engine, task_id, subtask_id, question, account=principal.account))
+    if not wants_events(request):
+        return answer(request, read(question))
+    if last_event_id:
+        # It came later than `after`, and the last lines have been sent with it.
+        question = replace(question, after=Cursor.parse(last_event_id), tail=None)
+    question = first_question(question)
+    return EventStream(followed_log(served.watch, subtask_id, read, question, read(question)), still_allowed)

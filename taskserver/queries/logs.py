@@ -6,7 +6,7 @@ subtask ascend with time, hence the order never changes. An attempt that has wri
 it has ended: a claim may be handed back without ever having begun.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from typing import NamedTuple
 from sqlalchemy import Engine, RowMapping, text
 
 from schema.identity import SubtaskId, TaskId
-from schema.states import Operation
-from taskserver.projection import wire_time
+from schema.states import ENDED_SUBTASK_STATES, Operation, SubtaskState, TaskState
+from taskserver.projection import is_settled, wire_time
 from taskserver.queries.details import no_task
 from taskserver.queries.reading import one_statement
 from taskserver.queries.subtasks import no_subtask
@@ -87,11 +87,12 @@ _BACKWARD = text(_PART_OF.replace("{window}", "ORDER BY e.claim DESC, e.sequence
 
 @dataclass(frozen=True, slots=True)
 class LogQuestion:
-    """Which part of the log: after a cursor, of one attempt, only the last lines."""
+    """Which part of the log: after a cursor, of one attempt, only the last lines, at most about so many bytes."""
 
     after: Cursor = START
     attempt: int | None = None
     tail: int | None = None
+    most_bytes: int | None = None
 
 
 def subtask_log(engine: Engine, task: TaskId, subtask: SubtaskId, question: LogQuestion, *, account: str) -> LogText:
@@ -108,7 +109,7 @@ def subtask_log(engine: Engine, task: TaskId, subtask: SubtaskId, question: LogQ
         "claim": question.after.claim,
         "sequence": question.after.sequence,
         "attempt": question.attempt,
-        "most": ANSWER_BYTES,
+        "most": ANSWER_BYTES if question.most_bytes is None else question.most_bytes,
     }
     with one_statement(engine) as connection:
         statement = _FORWARD if question.tail is None else _BACKWARD
@@ -118,6 +119,58 @@ def subtask_log(engine: Engine, task: TaskId, subtask: SubtaskId, question: LogQ
     if not rows[0]["exists"]:
         raise no_subtask(task, subtask)
     return _text_of([row for row in rows if row["claim"] is not None], question)
+
+
+@dataclass(frozen=True, slots=True)
+class LogMark:
+    """How far a subtask and its log have come, for telling whether there is more to read, or to come."""
+
+    state: SubtaskState
+    task_settled: bool
+    last_chunk: tuple[int, int] | None
+    ended_claim: int | None
+    ended_attempt: int
+
+    def is_last(self, attempt: int | None = None) -> bool:
+        """Tell whether nothing will be added, to the log or to that attempt of it, unless somebody uses a verb."""
+        if attempt is not None and self.ended_attempt >= attempt:
+            return True
+        return self.task_settled or self.state in ENDED_SUBTASK_STATES
+
+
+_MARKS = text(
+    """
+SELECT s.id, s.state, t.state AS task_state, chunk.claim, chunk.sequence, ended.claim AS ended_claim, ended.attempt
+FROM subtasks AS s JOIN tasks AS t ON t.id = s.task_id
+    LEFT JOIN LATERAL (
+        SELECT claim, sequence FROM subtask_logs WHERE subtask_id = s.id ORDER BY claim DESC, sequence DESC LIMIT 1
+    ) AS chunk ON true
+    LEFT JOIN LATERAL (
+        SELECT claim, attempt FROM subtask_attempts WHERE subtask_id = s.id ORDER BY claim DESC LIMIT 1
+    ) AS ended ON true
+WHERE s.id = ANY (CAST(:ids AS bigint[]))
+"""
+)
+
+
+def log_marks(
+    engine: Engine, ids: Collection[SubtaskId], _known: Mapping[SubtaskId, LogMark | None]
+) -> dict[SubtaskId, LogMark | None]:
+    """Return the marks of the subtasks, None for one that is gone; for followers whose right has been checked.
+
+    What is read after a mark holds at least what the mark tells of: an attempt's last chunks are committed with its end.
+    """
+    marks: dict[SubtaskId, LogMark | None] = dict.fromkeys(ids)
+    with one_statement(engine) as connection:
+        for row in connection.execute(_MARKS, {"ids": list(ids)}).mappings():
+            marks[SubtaskId(row["id"])] = LogMark(
+                state=SubtaskState(row["state"]),
+                task_settled=is_settled(TaskState(row["task_state"])),
+                last_chunk=None if row["claim"] is None else (row["claim"], row["sequence"]),
+                ended_claim=row["ended_claim"],
+                ended_attempt=row["attempt"] or 0,
+            )
+    return marks
 
 
 def _text_of(rows: list[RowMapping], question: LogQuestion) -> LogText:

@@ -44,7 +44,7 @@ def until(condition: Any) -> None:
 
 
 def waiters(api: ApiClient) -> int:
-    return sum(len(waiters) for waiters in list(api.app.state.services.watch._waiters.values()))
+    return int(api.app.state.services.watch.followers)
 
 
 def waiting_for(api: ApiClient, pool: ThreadPoolExecutor, path: str, **headers: str) -> "Future[httpx.Response]":
@@ -121,10 +121,13 @@ def test_who_waits_for_the_end_sleeps_through_changes(
     assert future.result(10).json()["data"]["state"] == "SUCCESSFUL"
 
 
-def test_the_end_is_told_by_notification_alone(
-    api: ApiClient, pool: ThreadPoolExecutor, task: StoredTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_POLL_SECONDS", 3_600)
+
+
+@pytest.mark.usefixtures("no_polling")
+def test_the_end_is_told_by_notification_alone(api: ApiClient, pool: ThreadPoolExecutor, task: StoredTask) -> None:
     task.run("a")
     future = waiting_for(api, pool, f"/instances/{task.id}/status?waitSeconds={LONG}&until=settled")
     until(lambda: is_listening(task.engine))
