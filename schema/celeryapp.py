@@ -5,10 +5,16 @@ Redis' visibility timeout plays no part; nothing is fetched before a slot is fre
 counts its header; delays live in PostgreSQL, so there are no ETA messages.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from celery import Celery
+from celery.events import get_exchange
+from kombu.messaging import Producer
 from redis import Redis
 
 from schema.settings import Settings
+from schema.task_events import Event
 from schema.wire import DEFAULT_QUEUE
 
 _CHORD_RESULT_SECONDS = 24 * 3600
@@ -43,8 +49,33 @@ def make_celery(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         control_queue_expires=300,
         event_queue_expires=60,
+        worker_send_task_events=False,  # of units; who runs subtasks tells of them
+        task_send_sent_event=False,
     )
     return app
+
+
+def publish_events(channel: Any, events: Sequence[Event], *, hostname: str) -> None:
+    """Tell whoever listens to Celery's events, in one message; what nobody hears is gone, and piles up nowhere.
+
+    Args:
+        channel: An open channel to the broker.
+        events: All of the group `task`.
+        hostname: The node name of who tells.
+
+    Raises:
+        Exception: Whatever the transport raises while the broker is away.
+
+    """
+    exchange = get_exchange(channel.connection.client)
+    producer = Producer(channel, exchange=exchange, serializer="json", auto_declare=False)  # type: ignore[no-untyped-call]
+    producer.publish(  # type: ignore[no-untyped-call]
+        list(events),
+        routing_key="task.multi",
+        declare=[exchange],
+        headers={"hostname": hostname},
+        delivery_mode="transient",
+    )
 
 
 def make_redis(settings: Settings) -> Redis:

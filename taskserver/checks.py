@@ -1,4 +1,4 @@
-"""What `taskserver check` proves: settings, database, migrations, broker, workers and kinds, each with its cure.
+"""What `taskserver check` proves: settings, database, migrations, broker, workers, kinds, Flower, each with its cure.
 
 Changes nothing. Addresses are shown as they are used, with secrets masked.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+import httpx
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +24,7 @@ from taskserver.queries.registry import known_workers, registered_kinds
 OLDEST_POSTGRES = 14
 OLDEST_REDIS = (6, 2)
 MASK = "***"
+_FLOWER_SECONDS = 3.0
 _SECRET_NAMES = frozenset({"password", "sslpassword", "passfile"})
 
 
@@ -68,6 +70,8 @@ def run_checks(settings: Settings) -> Report:
             findings.extend(_check_database(settings, engine))
         finally:
             engine.dispose()
+    if settings.flower_url is not None:
+        findings.append(_check_flower(settings.flower_url))
     return Report(findings)
 
 
@@ -118,6 +122,15 @@ def _check_broker(settings: Settings) -> Finding:
         cure = "set `maxmemory-policy noeviction` in its configuration: it may else drop messages that it accepted"
         return Finding("broker", ok=False, detail=found, cure=cure, address=address)
     return Finding("broker", ok=True, detail=found, address=address)
+
+
+def _check_flower(url: str) -> Finding:
+    """Show where Flower is. It is never amiss: the address is for people's browsers, and may not be reached from here."""
+    try:
+        answers = httpx.get(f"{url}/healthcheck", timeout=_FLOWER_SECONDS).is_success
+    except httpx.HTTPError:
+        answers = False
+    return Finding("flower", ok=True, detail="answers" if answers else "does not answer from here", address=url)
 
 
 def _check_database(settings: Settings, engine: Engine) -> Iterator[Finding]:

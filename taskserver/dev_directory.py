@@ -115,4 +115,5 @@ def settings_of_dev(settings: Settings, directory: Path | None) -> Settings:
         if f"TASKSERVER_{name.upper()}" in environment
     }
     handlers = tuple(word for word in environment.get("TASKSERVER_HANDLERS", "").split(",") if word)
-    return settings.model_copy(update={**secret, "handlers": handlers or settings.handlers})
+    flower_url = environment.get("TASKSERVER_FLOWER_URL", settings.flower_url)
+    return settings.model_copy(update={**secret, "handlers": handlers or settings.handlers, "flower_url": flower_url})

@@ -1,4 +1,4 @@
-"""The whole product in one directory: the embedded servers, a server process and a worker, each started again when it dies.
+"""The whole product in one directory: the embedded servers, a server, a worker and Flower, each started again when it dies.
 
 `taskserver dev` runs it in the foreground, the demo for the length of its job. With the addresses of both servers given in
 the settings nothing is embedded, and the same parts use those.
@@ -10,8 +10,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Self
 
@@ -22,10 +20,12 @@ from schema.database import make_engine
 from schema.errors import Unavailable
 from schema.migration import migrate
 from schema.settings import Settings
+from taskserver.answering import answer_of
 from taskserver.dev_directory import DevDirectory
 from taskserver.embedded.lock import locked
 from taskserver.embedded.places import Places
 from taskserver.embedded.stack import EmbeddedStack
+from taskserver.flower_part import FLOWER, choose_port, flower_part
 from taskserver.principals import bootstrap_admin
 from taskserver.queries.registry import known_workers
 from taskserver.server import listening
@@ -46,6 +46,8 @@ class DevelopmentOptions:
     port: int = 8080
     handlers: tuple[str, ...] = ()
     concurrency: int = os.cpu_count() or 1
+    flower: bool = False
+    flower_port: int | None = None  # None is the usual one, or any free one where that is taken
 
 
 class Development:
@@ -56,6 +58,7 @@ class Development:
 
     url: str
     token: str
+    flower_url: str | None = None
     supervisor: Supervisor
 
     def __init__(self, settings: Settings, options: DevelopmentOptions) -> None:
@@ -87,7 +90,10 @@ class Development:
         if options.port:
             with listening(options.host, options.port):
                 pass  # said here, in our words, rather than by the server's log
+        flower_port = choose_port(options.host, options.flower_port, but=options.port) if options.flower else None
         settings = self._open_servers(opening)
+        if flower_port is not None and settings.flower_url is None:
+            settings = settings.model_copy(update={"flower_url": f"http://{_bracketed(options.host)}:{flower_port}"})
         engine = make_engine(settings.require_database(), name="taskserver-dev", pool_size=2)
         opening.callback(engine.dispose)
         migrate(engine)
@@ -97,8 +103,13 @@ class Development:
         environment = _environment(settings)
         self.supervisor.add(self._server_part(environment))
         self.supervisor.add(self._worker_part(environment, engine, settings))
+        if flower_port is not None:
+            self.flower_url = settings.flower_url
+            self.supervisor.add(self._flower_part(settings, flower_port))
         self.supervisor.wait_ready(SERVER)
         self.supervisor.wait_ready(WORKER)
+        if flower_port is not None:
+            self.supervisor.wait_ready(FLOWER)
         self.url = self._server_url()
         opening.enter_context(directory.announced(self.url, environment))
 
@@ -137,23 +148,21 @@ class Development:
         )
 
     def _server_answers(self) -> bool:
-        if not self._directory.port_file.exists():
-            return False
-        connection = HTTPConnection(self._options.host, self._server_port(), timeout=1.0)
-        try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == HTTPStatus.OK
-        except (OSError, HTTPException):
-            return False
-        finally:
-            connection.close()
+        return self._directory.port_file.exists() and bool(
+            answer_of(self._options.host, self._server_port(), "/readyz")
+        )
 
     def _server_port(self) -> int:
         return int(self._directory.port_file.read_text())
 
     def _server_url(self) -> str:
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        return f"http://{host}:{self._server_port()}"
+        return f"http://{_bracketed(self._options.host)}:{self._server_port()}"
+
+    def _flower_part(self, settings: Settings, port: int) -> Part:
+        log_file = self.logs / "flower.log"
+        return flower_part(
+            settings, self.token, host=self._options.host, port=port, log_file=log_file, backoff=_BACKOFF
+        )
 
     def _worker_part(self, environment: Mapping[str, str], engine: Engine, settings: Settings) -> Part:
         def takes_messages() -> bool:
@@ -176,6 +185,10 @@ class Development:
         )
 
 
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _supervisor_alone(opening: ExitStack, root: Path) -> Supervisor:
     places = Places(root)
     root.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -196,4 +209,6 @@ def _environment(settings: Settings) -> dict[str, str]:
     }
     words = {name: value.get_secret_value() for name, value in secrets.items() if value is not None}
     words |= {"HANDLERS": ",".join(settings.handlers), "DATA": str(settings.data)}
+    if settings.flower_url is not None:
+        words["FLOWER_URL"] = settings.flower_url
     return {f"TASKSERVER_{name}": value for name, value in words.items()}

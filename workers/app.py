@@ -20,6 +20,7 @@ from structlog import get_logger
 from schema.celeryapp import make_celery
 from schema.logs import configure_logging
 from schema.settings import Settings
+from workers.remote_control import restrict_remote_control
 from workers.runtime import Runtime
 from workers.tasks import register_tasks
 
@@ -29,6 +30,7 @@ _settings = Settings.load()
 _runtime = Runtime(_settings)
 app = make_celery(_settings)
 register_tasks(app, _runtime)
+restrict_remote_control(_runtime)
 _log = get_logger("taskserver.worker")
 
 
@@ -61,11 +63,12 @@ def _prepare(sender: str, instance: Any, **_: Any) -> None:
 @worker_process_init.connect(weak=False)
 def _enter_process(**_: Any) -> None:
     with _needed():
-        _runtime.enter_process(current_process().index)
+        _runtime.enter_process(current_process().index, app)
 
 
 @worker_process_shutdown.connect(weak=False)
 def _leave_process(exitcode: int, **_: Any) -> None:
+    _runtime.leave_process()
     # All that it ran is recorded. Billiard would announce the end and sleep a second, or until the main process reads it,
     # which does not when it is ending itself; it sees the end anyway.
     os._exit(exitcode)
@@ -74,6 +77,7 @@ def _leave_process(exitcode: int, **_: Any) -> None:
 @worker_ready.connect(weak=False)
 def _start_heart(sender: Any, **_: Any) -> None:
     _runtime.start_heart()
+    _runtime.watch_audience(app)
     # A dying process closes its sentinel a moment before it can be reaped: Celery then finds nobody dead, and would look
     # again only after five seconds.
     sender.hub.call_repeatedly(_REAP_SECONDS, sender.pool.maintain_pool)

@@ -5,7 +5,6 @@ is an outcome.
 """
 
 import random
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,14 +22,15 @@ from schema.states import Operation
 from schema.transitions.claims import Claimed
 from schema.transitions.records import Outcome
 from workers.alarm import alarm
+from workers.cancellation import SlotCancellation
 from workers.capture import capturing, make_logger
-from workers.context import Context, SubtaskInfo
-from workers.failures import BadArgument, failure_text
+from workers.context import Cancellation, Context, SubtaskInfo
+from workers.failures import BadArgument, Cancelled, error_message, error_type, failure_text
 from workers.log_sink import LogSink, Watcher
 from workers.outcome import Attempt, Raised, Returned, check_size, judge
 from workers.registry import Handler, Registry
 from workers.retry import Retryable
-from workers.slots import Slot
+from workers.slots import NEVER, Slot
 
 _KEPT_TASKS = 16
 _KILL_GRACE_SECONDS = 2.0
@@ -46,8 +46,9 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An attempt that has ended: its outcome, and the rest of its log."""
+    """An attempt that has ended: what was claimed, how it ended, and the rest of its log."""
 
+    claimed: Claimed
     outcome: Outcome
     sink: LogSink
 
@@ -76,12 +77,12 @@ class AttemptRunner:
             slot: Where the main process looks.
 
         """
-        sink = LogSink(
-            inputs.task.id, claimed.id, claimed.claim, limit_bytes=self._settings.max_log_bytes, watcher=self._watcher
-        )
+        sink = self._sink(claimed, inputs)
         began = time.monotonic()
         slot.begin(claimed.id, _kill_at(claimed.timeout))
-        ending, retryable = self._ending(claimed, inputs, sink, began)
+        ending, retryable = self._ending(
+            claimed, inputs, sink, began, SlotCancellation(slot, claimed.claim, claimed.id)
+        )
         slot.end()
         finished = time.monotonic()
         attempt = Attempt(
@@ -93,17 +94,38 @@ class AttemptRunner:
             backoff_seconds=claimed.backoff_seconds,
             retryable=retryable,
         )
-        return Finished(judge(attempt, ending, random=random.random), sink)
+        return Finished(claimed, judge(attempt, ending, random=random.random), sink)
+
+    def forgo(self, claimed: Claimed, inputs: Inputs) -> Finished:
+        """End an attempt that was asked to stop before it began: no handler is called."""
+        sink = self._sink(claimed, inputs)
+        error = Cancelled("the attempt was asked to stop before it began")
+        sink.report(failure_text(error))
+        sink.close()
+        outcome = Outcome(
+            claimed.id,
+            "FAILED",
+            started_at=claimed.claimed_at,
+            finished_at=claimed.claimed_at,
+            error_type=error_type(error),
+            error_message=error_message(error),
+            error_line=sink.reported_line,
+        )
+        return Finished(claimed, outcome, sink)
+
+    def _sink(self, claimed: Claimed, inputs: Inputs) -> LogSink:
+        limit = self._settings.max_log_bytes
+        return LogSink(inputs.task.id, claimed.id, claimed.claim, limit_bytes=limit, watcher=self._watcher)
 
     def _ending(
-        self, claimed: Claimed, inputs: Inputs, sink: LogSink, began: float
+        self, claimed: Claimed, inputs: Inputs, sink: LogSink, began: float, cancellation: Cancellation
     ) -> tuple[Returned | Raised, Retryable]:
         retryable = Retryable()
         try:
             handler = self._registry.find(claimed.kind)
             retryable = handler.retryable
             with capturing(sink), alarm(claimed.timeout):
-                returned = _call(handler, claimed, inputs, _context(claimed, inputs.task, sink, began))
+                returned = _call(handler, claimed, inputs, _context(claimed, inputs.task, sink, began, cancellation))
             check_size(returned, limit_bytes=self._settings.max_value_bytes)
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything, and all of it is its outcome
             sink.report(failure_text(error))
@@ -122,6 +144,7 @@ class AttemptRunner:
 
 
 def _call(handler: Handler[Any, Any], claimed: Claimed, inputs: Inputs, context: Context) -> Returned:
+    context.raise_if_cancelled()
     binding = handler.binding_for(context.operation)
     if binding is None:
         return Returned()
@@ -139,7 +162,7 @@ def _resolved(claimed: Claimed, inputs: Inputs) -> Mapping[str, Any]:
     return resolved
 
 
-def _context(claimed: Claimed, task: TaskInfo, sink: LogSink, began: float) -> Context:
+def _context(claimed: Claimed, task: TaskInfo, sink: LogSink, began: float, cancellation: Cancellation) -> Context:
     hex_id = subtask_hex(task.hex_id, claimed.series_id)
     return Context(
         task,
@@ -156,12 +179,12 @@ def _context(claimed: Claimed, task: TaskInfo, sink: LogSink, began: float) -> C
         operation=Operation(claimed.operation),
         idempotency_key=f"{hex_id}-{claimed.generation}",
         make_log=lambda name: make_logger(sink, name),
-        cancellation=threading.Event(),
+        cancellation=cancellation,
         deadline=None if claimed.timeout is None else began + claimed.timeout,
     )
 
 
 def _kill_at(timeout: float | None) -> int:
     if timeout is None:
-        return 0
+        return NEVER
     return time.monotonic_ns() + int((timeout + _KILL_GRACE_SECONDS) * 1e9)

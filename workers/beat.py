@@ -1,13 +1,12 @@
 """The worker's main process: one beat a second with its live pool processes and what they hold.
 
-It also ends pool processes that overran: a handler past its timeout that did not stop by itself is killed here, because
-code that holds the interpreter stops no other way. Its attempt is recorded by the process that takes the dead one's place.
+It also ends pool processes that overran: a handler past its timeout, or past its grace when it was asked to stop, is killed
+here, because code that holds the interpreter stops no other way. Its attempt is recorded by the process that takes the dead one's place.
 """
 
 import os
-import signal
 import threading
-from contextlib import suppress
+import time
 
 from sqlalchemy import Engine
 from structlog import get_logger
@@ -16,8 +15,10 @@ from schema.database import transaction
 from schema.errors import Unavailable
 from schema.transitions import registrations
 from schema.transitions.registrations import Beat, WorkerInfo
+from workers.descendants import kill_with_descendants
 from workers.slots import Slots
 
+_TICK_SECONDS = 0.2  # how late a process that overran may be killed
 _log = get_logger("taskserver.worker")
 
 
@@ -48,9 +49,12 @@ class Heart:
 
     def _run(self) -> None:
         self._beat()
-        while not self._stopping.wait(self._seconds):
+        next_beat = time.monotonic() + self._seconds
+        while not self._stopping.wait(min(_TICK_SECONDS, self._seconds)):
             self._kill_overrun()
-            self._beat()
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + self._seconds
+                self._beat()
 
     def _beat(self) -> None:
         try:
@@ -78,10 +82,9 @@ class Heart:
             slot = self._slots[index]
             held = slot.read()
             if held.overran and _is_alive(held.pid):
-                slot.note_kill(held.process)
-                _log.warning("killing a process past its timeout", action="kill", pid=held.pid, subtask=held.begun)
-                with suppress(ProcessLookupError):  # it has ended in between
-                    os.kill(held.pid, signal.SIGKILL)
+                slot.note_kill(held.process, held.begun)
+                _log.warning("killing a process past its time", action="kill", pid=held.pid, subtask=held.begun)
+                kill_with_descendants(held.pid)
 
 
 def _is_alive(pid: int) -> bool:

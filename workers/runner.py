@@ -17,12 +17,14 @@ from schema.database import transaction
 from schema.errors import Unavailable
 from schema.identity import SubtaskId, TaskId
 from schema.settings import Settings
-from schema.transitions import claims, progress, registrations, steps
+from schema.states import Operation
+from schema.transitions import cancellations, claims, progress, registrations, steps
 from schema.transitions.claims import Claimed
 from schema.transitions.records import Recorded
 from schema.transitions.steps import Ended, Wanted
 from schema.wire import UnitMessage
 from workers.attempt import AttemptRunner, Finished, Inputs
+from workers.events import TaskEvents, tell_fates
 from workers.pace import Pace
 from workers.slots import Slot
 from workers.watchdog import Watchdog
@@ -43,6 +45,7 @@ class HeldUnit:
         self.unbegun: list[Claimed] = []
         self.finished: list[Finished] = []
         self.claim = 0
+        self.backwards = False
         self.kind = ""
         self.inputs = Inputs()
         self.clean = True
@@ -64,27 +67,28 @@ class HeldUnit:
             self.unclaimed = [one for one in self.unclaimed if one not in taken]
             self.unbegun = list(batch)
             self.claim = batch[0].claim if batch else 0
+            self.backwards = bool(batch) and batch[0].operation == Operation.ROLLBACK
 
-    def give_away(self) -> tuple[list[Finished], list[SubtaskId]]:
-        """Part with the outcomes so far and with all that has not begun."""
+    def give_away(self) -> tuple[list[Finished], list[Claimed], list[SubtaskId]]:
+        """Part with the outcomes so far and with all that has not begun: what is claimed, and what is not."""
         with self.lock:
             finished, self.finished = self.finished, []
-            rest = [one.id for one in self.unbegun] + self.unclaimed
-            self.unbegun, self.unclaimed = [], []
-            if rest:
+            unbegun, self.unbegun = self.unbegun, []
+            unclaimed, self.unclaimed = self.unclaimed, []
+            if unbegun or unclaimed:
                 self.clean = False
-            return finished, rest
+            return finished, unbegun, unclaimed
+
+    def keep(self, unbegun: list[Claimed]) -> None:
+        """Take claimed subtasks back that could not be given away."""
+        with self.lock:
+            self.unbegun = unbegun
 
     def finish(self, kind: str, finished: Finished) -> None:
         """Take note of how the subtask begun last has ended."""
         with self.lock:
             self.kind = kind
             self.finished.append(finished)
-
-    def put_back(self, finished: list[Finished]) -> None:
-        """Take outcomes back that were parted with for nothing."""
-        with self.lock:
-            self.finished = finished + self.finished
 
     def take_finished(self) -> list[Finished]:
         """Part with the outcomes that are to be recorded."""
@@ -94,17 +98,26 @@ class HeldUnit:
 
     @property
     def may_give_way(self) -> bool:
-        """Tell whether somebody else could run something of it now."""
-        return not self.message.straight and bool(self.unbegun or self.unclaimed)
+        """Tell whether somebody else could run something of it now, or something has ended and is not recorded."""
+        return not self.message.straight and bool(self.unbegun or self.unclaimed or self.finished)
 
 
 class UnitRunner:
     """Runs units in one pool process, one after the other."""
 
     def __init__(
-        self, engine: Engine, attempts: AttemptRunner, slot: Slot, settings: Settings, *, process: int, executor: str
+        self,
+        engine: Engine,
+        attempts: AttemptRunner,
+        slot: Slot,
+        settings: Settings,
+        events: TaskEvents,
+        *,
+        process: int,
+        executor: str,
     ) -> None:
         self._engine = engine
+        self._events = events
         self._attempts = attempts
         self._slot = slot
         self._process = process
@@ -145,43 +158,79 @@ class UnitRunner:
     def _run_batch(self, unit: HeldUnit) -> None:
         clock = time.monotonic()
         while (claimed := unit.begin_next()) is not None:
+            if self._is_to_stop(claimed):
+                unit.finish(claimed.kind, self._attempts.forgo(claimed, unit.inputs))
+                continue
             began = time.monotonic()
             self._watchdog.begin(may_give_way=unit.may_give_way)
+            self._events.begun(unit.inputs.task, claimed)
             finished = self._attempts.run(claimed, unit.inputs, clock=clock, slot=self._slot)
             self._pace.observe(claimed.kind, time.monotonic() - began)
             unit.finish(claimed.kind, finished)
         self._watchdog.end()
 
-    def _record_and_claim(self, unit: HeldUnit) -> None:
-        ended = _ended(unit, unit.take_finished())
+    def _is_to_stop(self, claimed: Claimed) -> bool:
+        """Tell whether a subtask was asked to stop before it began."""
+        if not self._slot.is_stopping(claimed.claim):
+            return False
+        found = self._persist(lambda connection, _: cancellations.asked_to_stop(connection, [self._process]))
+        return claimed.id in {one.id for one in found}
 
-        def step(connection: Connection, attempt: int) -> list[Claimed]:
+    def _record_and_claim(self, unit: HeldUnit) -> None:
+        finished = unit.take_finished()
+        ended = _ended(unit, finished)
+
+        def step(connection: Connection, attempt: int) -> tuple[Recorded, list[Claimed]]:
             wanted = self._wanted(unit, unit.kind) if unit.unclaimed and not attempt else None
             recorded, batch = steps.record_and_take(connection, unit.task, ended, wanted)
             _note(unit, ended, recorded)
-            return self._prepare(connection, unit, batch)
+            return recorded, self._prepare(connection, unit, batch)
 
-        self._hold(unit, self._persist(step) if ended.outcomes else [])
+        if not ended.outcomes:
+            self._hold(unit, [])
+            return
+        recorded, batch = self._persist(step)
+        self._hold(unit, batch)
+        self._tell(unit, finished, recorded)
 
     def _give_way(self, unit: HeldUnit) -> None:
         """Record what has ended and return what has not begun; runs in the watchdog's thread."""
-        finished, rest = unit.give_away()
-        if not rest:
-            unit.put_back(finished)
-            return
+        finished, unbegun, unclaimed = unit.give_away()
         ended = _ended(unit, finished)
 
-        def step(connection: Connection, _: int) -> None:
+        def step(connection: Connection, _: int) -> Recorded | None:
+            recorded = None
             if ended.outcomes:
-                _note(unit, ended, steps.record(connection, unit.task, ended))
-            else:
-                progress.lock(connection, unit.task)
-            claims.hand_back(
-                connection, unit.task, rest, carrier=ended.carrier, claim=ended.claim, process=self._process
-            )
+                recorded = steps.record(connection, unit.task, ended)
+                _note(unit, ended, recorded)
+            if unbegun or unclaimed:
+                self._return(connection, unit, unbegun, unclaimed)
+            return recorded
 
-        self._persist(step)
-        _log.info("gave way", action="give_way", task=unit.task, subtasks=len(rest))
+        recorded = self._persist(step)
+        if recorded is not None:
+            self._tell(unit, finished, recorded)
+        if unbegun or unclaimed:
+            _log.info("gave way", action="give_way", task=unit.task, subtasks=len(unbegun) + len(unclaimed))
+
+    def _return(
+        self, connection: Connection, unit: HeldUnit, unbegun: Sequence[Claimed], unclaimed: Sequence[SubtaskId]
+    ) -> None:
+        """Return what has not begun; what was asked to stop before it could begin has ended, and nobody else would say so."""
+        progress.lock(connection, unit.task)
+        rest = [*(one.id for one in unbegun), *unclaimed]
+        returned = claims.hand_back(
+            connection, unit.task, rest, carrier=unit.message.carrier, claim=unit.claim, process=self._process
+        )
+        kept = [self._attempts.forgo(one, unit.inputs) for one in unbegun if one.id not in returned]
+        if kept:
+            steps.record(connection, unit.task, _ended(unit, kept))
+
+    def _tell(self, unit: HeldUnit, finished: Sequence[Finished], recorded: Recorded) -> None:
+        """Tell of what is committed; what seems lost may have been recorded by a commit that was never answered."""
+        self._events.ended(unit.inputs.task, finished, recorded)
+        if lost := [one.outcome.id for one in finished if one.outcome.id not in recorded.ids]:
+            tell_fates(self._engine, self._events, lost)
 
     def _hold(self, unit: HeldUnit, batch: list[Claimed]) -> None:
         unit.hold(batch)
@@ -232,7 +281,8 @@ class UnitRunner:
 
 def _ended(unit: HeldUnit, finished: Sequence[Finished]) -> Ended:
     log_rows = [row for one in finished for row in one.sink.drain()]
-    return Ended([one.outcome for one in finished], log_rows, unit.claim, unit.message.carrier)
+    outcomes = [one.outcome for one in finished]
+    return Ended(outcomes, log_rows, unit.claim, unit.message.carrier, backwards=unit.backwards)
 
 
 def _note(unit: HeldUnit, ended: Ended, recorded: Recorded) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from celery import Celery
 from sqlalchemy import Engine
 from structlog import get_logger
 
@@ -19,8 +20,12 @@ from schema.transitions.logs import LogRow, write_logs
 from schema.transitions.registrations import WorkerInfo
 from schema.transitions.rescues import LostClaim, Seen
 from workers.attempt import AttemptRunner
+from workers.audience import Audience
 from workers.beat import Heart
+from workers.canceler import Canceler
 from workers.capture import Capture
+from workers.definitions import register_definitions
+from workers.events import EventSender, TaskEvents, tell_fates
 from workers.log_sink import LogFlusher
 from workers.registry import Registry, load_handlers
 from workers.runner import UnitRunner
@@ -40,7 +45,11 @@ class Runtime:
         self._registry: Registry | None = None
         self._slots: Slots | None = None
         self._heart: Heart | None = None
+        self._canceler: Canceler | None = None
         self._runner: UnitRunner | None = None
+        self._audience = Audience()
+        self._events: TaskEvents | None = None
+        self._name = ""
 
     def load_handlers(self) -> frozenset[str]:
         """Import the handlers; return the queues that their kinds use. In the main process, before the pool forks."""
@@ -51,7 +60,10 @@ class Runtime:
         """Register kinds and worker; in the main process, before the pool forks."""
         assert self._registry is not None
         self._slots = Slots(concurrency)
+        self._name = name
         engine = self._engine("worker-main")
+        with transaction(engine) as connection:  # on their own: another worker's definitions may wait for these kinds
+            registrations.register_kinds(connection, self._registry.kinds(), code_version=CODE_VERSION)
         with transaction(engine) as connection:
             worker = WorkerInfo(
                 id=registrations.draw_process_number(connection),
@@ -61,23 +73,59 @@ class Runtime:
                 queues=queues,
                 concurrency=concurrency,
                 code_version=CODE_VERSION,
+                kinds=self.kinds(),
             )
-            registrations.register_kinds(connection, self._registry.kinds(), code_version=CODE_VERSION)
+            register_definitions(connection, self._registry.definitions(), self._settings, creator=name)
             registrations.register_worker(connection, worker)
         self._heart = Heart(engine, self._slots, worker, seconds=self._settings.beat_seconds)
+        self._canceler = Canceler(engine, self._slots, grace_seconds=self._settings.cancel_grace_seconds)
         settle_collector()
 
     def start_heart(self) -> None:
-        """Begin to beat; in the main process, once it takes messages."""
-        if self._heart is not None:
+        """Begin to beat and to ask what is cancelled to stop; in the main process, once it takes messages."""
+        if self._heart is not None and self._canceler is not None:
             self._heart.start()
+            self._canceler.start()
 
     def stop_heart(self) -> None:
         """Stop to beat; in the main process, once the pool has ended."""
-        if self._heart is not None:
+        self._audience.stop()
+        if self._heart is not None and self._canceler is not None:
+            self._canceler.stop()
             self._heart.stop()
 
-    def enter_process(self, index: int) -> None:
+    def watch_audience(self, app: Celery) -> None:
+        """Begin to tell of subtasks while somebody listens; in the main process."""
+        if self._settings.task_events:
+            self._audience.start(EventSender(app, self._name).send)
+
+    def audience_arrives(self) -> None:
+        """Say that somebody may listen from now on; in the main process."""
+        self._audience.arrives()
+
+    def kinds(self) -> list[str]:
+        """Return the names of the kinds that the worker runs."""
+        return sorted(kind.name for kind in self._registry.kinds()) if self._registry is not None else []
+
+    def running(self) -> dict[int, int]:
+        """Return which subtask each pool process works on, by its pid; in the main process."""
+        slots = self._slots
+        held = [slots[index].read() for index in range(len(slots))] if slots is not None else []
+        return {one.pid: one.begun for one in held if one.begun}
+
+    def cancel_requested(self, hex_ids: Sequence[str], *, actor: str) -> None:
+        """Cancel tasks and subtasks, named by their hex ids, in the name of `actor`; in the main process.
+
+        Raises:
+            NotFound: One is neither a task nor a subtask.
+            WrongState: A task has settled, or a subtask is not RUNNING.
+            Unavailable: PostgreSQL is away.
+
+        """
+        assert self._canceler is not None
+        self._canceler.cancel(hex_ids, actor=actor)
+
+    def enter_process(self, index: int, app: Celery) -> None:
         """Make a pool process ready to run units, and bring back what its dead predecessor held."""
         assert self._slots is not None
         assert self._registry is not None
@@ -88,9 +136,19 @@ class Runtime:
         Capture().install()
         attempts = AttemptRunner(self._registry, LogFlusher(lambda rows: _write_logs(engine, rows)), self._settings)
         executor = f"{socket.gethostname()}:{os.getpid()}"
-        self._runner = UnitRunner(engine, attempts, slot, self._settings, process=process, executor=executor)
+        self._events = TaskEvents(
+            EventSender(app, self._name).send, hostname=self._name, listens=self._audience.listens
+        )
+        self._runner = UnitRunner(
+            engine, attempts, slot, self._settings, self._events, process=process, executor=executor
+        )
         if left is not None:
-            self._rescue(engine, left)
+            self._rescue(engine, self._events, left)
+
+    def leave_process(self) -> None:
+        """Part with what a pool process has not told yet."""
+        if self._events is not None:
+            self._events.stop()
 
     def unit_runner(self) -> UnitRunner:
         """Return this pool process' runner."""
@@ -98,7 +156,7 @@ class Runtime:
             raise RuntimeError("units run in prefork pool processes only: start the worker with --pool prefork")
         return self._runner
 
-    def _rescue(self, engine: Engine, left: Held) -> None:
+    def _rescue(self, engine: Engine, events: TaskEvents, left: Held) -> None:
         lost = LostClaim(TaskId(left.task), left.claim, left.process)
         seen = Seen(SubtaskId(left.begun) if left.begun else None, timed_out=left.was_killed)
         try:
@@ -108,6 +166,7 @@ class Runtime:
             return  # the claim is in no beat any more: a dispatcher finds it
         if ids:
             _log.warning("claim rescued", action="rescue", task=left.task, claim=left.claim, subtasks=len(ids))
+            tell_fates(engine, events, ids)
 
     def _engine(self, name: str) -> Engine:
         return make_engine(self._settings.require_database(), name=f"taskserver-{name}", pool_size=_CONNECTIONS)

@@ -2,7 +2,7 @@
 
 The main process reads it for its beat, and to end a process that overran: code that holds the interpreter cannot speak
 for itself. A process that takes over a dead one's place finds there what the dead one held. Every field is one aligned
-64-bit number, written by the process that owns the place and read by the main process.
+64-bit number, written by the process that owns the place and read by the main process, or the other way round.
 """
 
 import mmap
@@ -18,11 +18,17 @@ class _Field(IntEnum):
     CARRIER = 3
     CLAIM = 4
     BEGUN = 5  # the subtask of the claim that a handler took up last
-    KILL_AT = 6  # monotonic nanoseconds after which the main process ends this one
+    KILL_AT = 6  # monotonic nanoseconds after which the main process ends this one; 0 = no handler is at work
     STARTED = 7  # units begun since the worker started
     KILLED = 8  # the process that the main process ended because it overran
+    KILLED_AT = 9  # the subtask that overran then
+    STOP = 10  # the subtask that is asked to stop
+    STOP_UNDER = 11  # the claim under which it is: the same subtask may run here again, and is not asked then
+    STOP_BY = 12  # monotonic nanoseconds after which the main process ends the one that was asked and goes on
+    STOPPING = 13  # a claim of which something is to stop
 
 
+NEVER = 2**63 - 1
 _BYTES = 8 * len(_Field)
 _HELD = tuple(field for field in _Field if field is not _Field.STARTED)
 
@@ -39,16 +45,27 @@ class Held:
     begun: int
     kill_at: int
     killed: int
+    killed_at: int
+    stop: int
+    stop_under: int
+    stop_by: int
+    stopping: int
 
     @property
     def was_killed(self) -> bool:
-        """Tell whether the main process ended it because it overran."""
-        return bool(self.process) and self.killed == self.process
+        """Tell whether the main process ended it because what it had taken up overran.
+
+        Between the look and the kill it may have gone on to another subtask, which is innocent.
+        """
+        return bool(self.process) and self.killed == self.process and self.killed_at == self.begun
 
     @property
     def overran(self) -> bool:
-        """Tell whether a handler is at work past the time by which it had to end."""
-        return bool(self.begun and self.kill_at and time.monotonic_ns() > self.kill_at)
+        """Tell whether a handler is at work past the time by which it had to end, or was asked to."""
+        if not self.begun or not self.kill_at:
+            return False
+        is_asked = self.stop == self.begun and self.stop_under == self.claim
+        return time.monotonic_ns() > (min(self.kill_at, self.stop_by) if is_asked else self.kill_at)
 
 
 class Slot:
@@ -86,7 +103,7 @@ class Slot:
         self._memory[_Field.CLAIM] = claim
 
     def begin(self, subtask: int, kill_at: int) -> None:
-        """Say which subtask a handler works on, and when it must have ended (0 = never)."""
+        """Say which subtask a handler works on, and when it must have ended (`NEVER` = any time)."""
         self._memory[_Field.KILL_AT] = kill_at
         self._memory[_Field.BEGUN] = subtask
 
@@ -94,9 +111,30 @@ class Slot:
         """Say that no handler is at work; what it did is not recorded yet."""
         self._memory[_Field.KILL_AT] = 0
 
-    def note_kill(self, process: int) -> None:
-        """Say, in the main process, that this one is being ended because it overran."""
+    def note_kill(self, process: int, subtask: int) -> None:
+        """Say, in the main process, that this one is being ended because the subtask overran."""
+        self._memory[_Field.KILLED_AT] = subtask
         self._memory[_Field.KILLED] = process
+
+    def ask_to_stop(self, claim: int, subtask: int, by: int) -> None:
+        """Ask, in the main process, the handler that works on the subtask under the claim to stop by then."""
+        if not self.is_asked_to_stop(claim, subtask):
+            self._memory[_Field.STOP] = 0  # or the old subtask would be asked under the new claim for a moment
+            self._memory[_Field.STOP_BY] = by
+            self._memory[_Field.STOP_UNDER] = claim
+            self._memory[_Field.STOP] = subtask
+
+    def is_asked_to_stop(self, claim: int, subtask: int) -> bool:
+        """Tell whether the handler that works on the subtask under the claim is to stop."""
+        return self._memory[_Field.STOP] == subtask and self._memory[_Field.STOP_UNDER] == claim
+
+    def note_stopping(self, claim: int) -> None:
+        """Say, in the main process, that something of the claim is to stop; 0 when there is nothing."""
+        self._memory[_Field.STOPPING] = claim
+
+    def is_stopping(self, claim: int) -> bool:
+        """Tell whether something of the claim is to stop, which may not have begun."""
+        return self._memory[_Field.STOPPING] == claim
 
     def end_unit(self) -> None:
         """Say that the process holds nothing."""

@@ -12,7 +12,8 @@ _log = get_logger("taskserver.worker")
 def register_tasks(app: Celery, runtime: Runtime) -> None:
     """Register the unit task on the application."""
 
-    @app.task(name=UNIT_TASK, bind=True, ignore_result=True)
+    # Celery's own events would tell of the unit under the id of its first subtask, and contradict what happened to that.
+    @app.task(name=UNIT_TASK, bind=True, ignore_result=True, send_events=False)
     def unit(task: Task, *arguments: object) -> None:
         request = task.request
         try:

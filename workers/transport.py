@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from kombu.transport import redis
+from kombu.utils.json import dumps
 from structlog import get_logger
 
 _SHOWN = 200
@@ -22,8 +23,10 @@ _log = get_logger("taskserver.worker")
 class Channel(redis.Channel):
     """Takes messages without noting them as unacknowledged, and goes on after an item that is no JSON.
 
-    `_brpop_read` has taken such an item from the queue by then.
+    `_brpop_read` has taken such an item from the queue by then. `heard` tells how many heard what was broadcast last.
     """
+
+    heard = 0
 
     def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **options: Any) -> Any:  # noqa: ARG002
         """Consume as if nobody would ever acknowledge."""
@@ -31,6 +34,13 @@ class Channel(redis.Channel):
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Do nothing: no message is noted as taken."""
+
+    def _put_fanout(self, exchange: str, message: Any, routing_key: str, **options: Any) -> None:  # noqa: ARG002
+        """Broadcast a message, and note how many heard it: who has much to tell can spare himself an empty room."""
+        with self.conn_or_acquire() as client:
+            topics = self._get_publish_topics(exchange, routing_key)  # type: ignore[no-untyped-call]
+            payload = dumps(message)  # type: ignore[no-untyped-call]
+            self.heard = sum(client.publish(topic, payload) for topic in topics)
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

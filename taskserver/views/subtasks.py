@@ -80,6 +80,9 @@ class Attempt(View):
 class SubtaskDetail(Subtask):
     """A subtask with its arguments and all its attempts."""
 
+    flower_url: str | None = Field(
+        None, description="Where Flower shows it; absent before its first attempt, and where no Flower is known."
+    )
     arguments: Any = Field(None, description="As submitted, with references.")
     attempts: list[Attempt] = Field(description="In order; the last is the running one, if one runs.")
 

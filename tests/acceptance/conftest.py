@@ -111,9 +111,10 @@ def running_dev(directory: Path, *options: str, env: Mapping[str, str] | None = 
 
 
 def start_dev(directory: Path, *options: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    flower = () if "--flower-port" in options else ("--no-flower",)
     with (directory / "dev.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "taskserver", "dev", "--port", "0", *options],
+            [sys.executable, "-P", "-m", "taskserver", "dev", "--port", "0", *flower, *options],
             cwd=directory,
             env=environment(**(env or {})),
             stdin=subprocess.DEVNULL,

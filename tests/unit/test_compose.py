@@ -1,4 +1,4 @@
-"""The compose file: no secret of its own, and commands that exist."""
+"""The compose file: every part, no secret of its own, and commands that exist."""
 
 import re
 from pathlib import Path
@@ -16,26 +16,31 @@ TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if service["image"] == "taskserver"]
+SECRETS = {"POSTGRES_PASSWORD", "TASKSERVER_SECRET_KEY", "TASKSERVER_ADMIN_TOKEN", "TASKSERVER_FLOWER_AUTH"}
+TAKEN = re.findall(r"\$\{(\w+)(:[?-])([^}]*)\}", TEXT)
 
 
 def test_every_part_is_there() -> None:
-    assert set(SERVICES) == {"postgres", "redis", "migrate", "server", "worker"}
-    assert OURS == ["migrate", "server", "worker"]
+    assert set(SERVICES) == {"postgres", "redis", "migrate", "server", "worker", "flower"}
+    assert OURS == ["migrate", "server", "worker", "flower"]
     assert SERVICES["server"]["deploy"]["replicas"] == 2
 
 
-def test_secrets_come_from_the_environment_and_must_be_given() -> None:
-    taken = set(re.findall(r"\$\{[^}]*\}", TEXT))
+def test_every_secret_must_be_given_and_what_to_give_is_said() -> None:
+    assert {name for name, _, _ in TAKEN} == SECRETS | {"TASKSERVER_FLOWER_URL"}
+    assert TEXT.count("${") == len(TAKEN)
+    for name, otherwise, text in TAKEN:
+        if name in SECRETS:
+            assert otherwise == ":?", f"{name} has a default"
+            assert text.startswith("set it to "), name
 
-    assert all(re.match(r"\$\{(POSTGRES_PASSWORD|TASKSERVER_SECRET_KEY):\?.+\}$", one) for one in taken)
-    assert len({one.partition(":")[0] for one in taken}) == 2
+
+def test_no_secret_is_written_down() -> None:
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
-            if re.search("PASSWORD|SECRET|TOKEN", name):
-                assert value is None or value.startswith("${"), name
-    assert re.findall(r"postgresql://taskserver:([^@]*)@", TEXT) == [
-        "${POSTGRES_PASSWORD:?set it to a password of letters and digits}"
-    ]
+            if re.search("PASSWORD|SECRET|TOKEN|AUTH", name):
+                assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), name
+    assert re.findall(r"://\w*:([^@/ ]*)@", re.sub(r"\$\{[^}]*\}", "GIVEN", TEXT)) == ["GIVEN"]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -59,7 +64,34 @@ def test_nothing_begins_before_what_it_needs() -> None:
     for name in ("server", "worker"):
         needed = {other: one["condition"] for other, one in SERVICES[name]["depends_on"].items()}
         assert needed == {"migrate": "service_completed_successfully", "redis": "service_healthy"}
+    assert SERVICES["flower"]["depends_on"] == {"redis": {"condition": "service_healthy"}}
     assert SERVICES["migrate"]["restart"] == "no"
+
+
+@pytest.mark.parametrize("name", ["server", "flower"])
+def test_what_is_published_is_published_to_this_machine_only(name: str) -> None:
+    assert all(one.startswith("127.0.0.1:") for one in SERVICES[name]["ports"])
+    assert [one for one in SERVICES if "ports" in SERVICES[one]] == ["server", "flower"]
+
+
+def test_flower_is_behind_a_login_and_knows_no_other_secret() -> None:
+    known = set(SERVICES["flower"]["environment"])
+
+    assert "TASKSERVER_FLOWER_AUTH" in known
+    assert not known & {"TASKSERVER_DATABASE_URL", "TASKSERVER_SECRET_KEY", "TASKSERVER_ADMIN_TOKEN"}
+    assert not any(
+        "TASKSERVER_FLOWER_AUTH" in SERVICES[name]["environment"] for name in ("server", "worker", "migrate")
+    )
+
+
+def test_servers_and_flower_agree_where_flower_is() -> None:
+    assert (
+        SERVICES["server"]["environment"]["TASKSERVER_FLOWER_URL"]
+        == (SERVICES["flower"]["environment"]["TASKSERVER_FLOWER_URL"])
+    )
+    default = next(text for name, otherwise, text in TAKEN if name == "TASKSERVER_FLOWER_URL")
+    [published] = SERVICES["flower"]["ports"]
+    assert default == f"http://{published.rpartition(':')[0]}"
 
 
 def test_redis_refuses_rather_than_forgets() -> None:
