@@ -8,35 +8,45 @@ from fastapi import FastAPI
 from redis import Redis
 from sqlalchemy import Engine
 
+from schema.documents.definition import Definition
 from schema.documents.specification import Submission
 from schema.settings import Settings
 from taskserver.api import (
+    routes_definitions,
+    routes_diagnosis,
     routes_documentation,
+    routes_events,
     routes_health,
     routes_instances,
     routes_principals,
     routes_registry,
     routes_status,
     routes_subtasks,
+    routes_verbs,
 )
 from taskserver.api.authentication import Authenticator
 from taskserver.api.documentation import describe
 from taskserver.api.envelope import Tracing
 from taskserver.api.errors import add_error_handlers
 from taskserver.api.routes_principals import NewPrincipal
+from taskserver.api.routes_verbs import BulkRetry, Verb
 from taskserver.api.services import Services
 from taskserver.api.waiting import Watch
 from taskserver.principals import Tokens
 
 _VERSION = "2"
-_BODIES = (Submission, NewPrincipal)
+_BODIES = (Submission, Definition, NewPrincipal, Verb, BulkRetry)
 # Before `/instances/{id}`, which would take `status` for an id.
 _ROUTERS = (
     routes_health.router,
     routes_status.router,
+    routes_events.router,
     routes_instances.router,
+    routes_diagnosis.router,
     routes_subtasks.router,
+    routes_verbs.router,
     routes_registry.router,
+    routes_definitions.router,
     routes_principals.router,
     routes_documentation.router,
 )
