@@ -61,7 +61,7 @@ def load_results(connection: Connection, task: TaskId, keys: Collection[str]) ->
     results: dict[str, Any] = {}
     for row in connection.execute(_RESULTS, {"task": task, "keys": sorted(keys)}).mappings():
         ended_well = row["state"] == SubtaskState.SUCCESSFUL and row["operation"] != Operation.SKIP
-        value = row["result"] if ended_well else NO_RESULT
+        value = row["result"] if ended_well or row["result"] is not None else NO_RESULT  # one to be undone has it still
         if row["template_key"] is None or row["template_key"] not in keys:
             results[row["key"]] = value
             continue

@@ -34,6 +34,7 @@ from taskserver.supervision.supervisor import Supervisor
 from taskserver.worker import worker_command
 
 SERVER, WORKER = "server", "worker"
+_LEAST_GRACE_SECONDS = 5.0  # even an idle worker takes about one to stop
 _BACKOFF = Backoff(first_seconds=0.1, cap_seconds=5.0)
 
 
@@ -180,7 +181,7 @@ class Development:
             env={**os.environ, **environment},
             is_ready=takes_messages,
             ready_seconds=60.0,
-            grace_seconds=settings.cancel_grace_seconds,
+            grace_seconds=max(_LEAST_GRACE_SECONDS, settings.cancel_grace_seconds),
             backoff=_BACKOFF,
         )
 

@@ -1,7 +1,7 @@
 """Why a subtask has not begun, from stored facts alone.
 
 Pure. The first reason that holds is told, the deepest first: what its own upstreams hold back would not begin if the task
-were resumed.
+were resumed. What stops or turns a whole task comes before all of them.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from schema.states import Operation, SubtaskState, TaskState
+from schema.states import FINAL_TASK_STATES, Operation, SubtaskState, TaskState
+from schema.transitions.progress import Stop
 from taskserver.projection import wire_time
 from taskserver.views.subtasks import WaitReason
 
@@ -22,9 +23,12 @@ class TaskFacts:
     open: bool
     opens_at: datetime | None
     failing: bool
+    stopping: Stop | None
+    undoing: bool
     full: bool
     concurrency: int | None
-    duplicate_of: int | None
+    queued: bool
+    holder: int | None
     live_queues: frozenset[str]
 
 
@@ -52,45 +56,79 @@ class Waiting(Protocol):
         """Where it is released to."""
 
 
-_UNHELD_STATES = {TaskState.SUCCESSFUL, TaskState.REVOKED, TaskState.ROLLED_BACK}
+UNBEGUN_SUBTASK_STATES = frozenset({SubtaskState.PENDING, SubtaskState.READY})
+_GATED_BY_SERVER = {"when": "its condition is decided", "foreach": "its elements are counted"}
 
 
-def wait_reason(task: TaskFacts, subtask: Waiting, unfinished: Sequence[int]) -> WaitReason | None:
-    """Return why the subtask has not begun; None where it has, or never will.
+def wait_reason(task: TaskFacts, subtask: Waiting, holders: Sequence[int]) -> WaitReason | None:
+    """Return why the subtask has not begun; None where it has, never will, or has been undone.
 
     Args:
         task: Its task.
         subtask: The row.
-        unfinished: Ids of the upstreams it still waits for.
+        holders: Ids of the upstreams it still waits for; in a rollback of the downstreams to be undone before it.
 
     """
-    if task.state in _UNHELD_STATES or subtask.state not in {SubtaskState.PENDING, SubtaskState.READY}:
+    if task.state in FINAL_TASK_STATES or subtask.state not in UNBEGUN_SUBTASK_STATES or subtask.gate == "undone":
         return None
     if subtask.state == SubtaskState.READY:
         return _in_queue(task, subtask)
-    if unfinished and subtask.operation != Operation.ROLLBACK:
-        return WaitReason(
-            type="upstream", detail=f"waits for {len(unfinished)} upstream(s) to end well", upstreams=list(unfinished)
-        )
+    return (
+        _held_by_course(task, subtask)
+        or _held_by_neighbours(subtask, holders)
+        or _held_by_task(task, subtask)
+        or _held_by_itself(task, subtask)
+        or _in_queue(task, subtask)
+    )
+
+
+def _held_by_course(task: TaskFacts, subtask: Waiting) -> WaitReason | None:
+    if task.stopping is not None and task.state is not TaskState.FAILED:
+        why = "is being cancelled" if task.stopping == "CANCEL" else "has passed its deadline"
+        return WaitReason(type="task_failing", detail=f"the task {why}: nothing of it begins any more")
+    if task.undoing and subtask.operation != Operation.ROLLBACK:
+        return WaitReason(type="task_failing", detail="the task is being rolled back: what had not begun stays so")
+    return None
+
+
+def _held_by_neighbours(subtask: Waiting, holders: Sequence[int]) -> WaitReason | None:
+    if subtask.gate == "downstreams":
+        detail = f"is rolled back after {len(holders)} downstream(s) that must be undone first"
+        return WaitReason(type="upstream", detail=detail, upstreams=list(holders))
+    if holders and subtask.operation != Operation.ROLLBACK:
+        detail = f"waits for {len(holders)} upstream(s) to end well"
+        return WaitReason(type="upstream", detail=detail, upstreams=list(holders))
     if subtask.gate == "signal":
         return WaitReason(type="signal", detail="waits for its signal")
-    return _held_by_task(task, subtask) or _held_by_itself(task, subtask) or _in_queue(task, subtask)
+    return None
 
 
 def _held_by_task(task: TaskFacts, subtask: Waiting) -> WaitReason | None:
     if task.state is TaskState.SUSPENDED:
         return WaitReason(type="paused", detail="the task is paused: resume it")
-    if task.failing and subtask.operation == Operation.EXECUTE:
-        return WaitReason(type="task_failing", detail="another subtask has failed: retry or skip that one")
-    if task.duplicate_of is not None and not task.open:
-        return WaitReason(
-            type="duplicate",
-            detail=f"task {task.duplicate_of} holds the same instance and has not settled",
-            holder=task.duplicate_of,
-        )
+    if task.state is TaskState.FAILED or (task.failing and subtask.operation == Operation.EXECUTE):
+        return WaitReason(type="task_failing", detail=_detail_of_failing(task))
+    if task.queued:
+        return WaitReason(type="duplicate", detail=_detail_of_queued(task.holder), holder=task.holder)
     if task.opens_at is not None and not task.open:
         return WaitReason(type="start_at", detail="the task starts later", until=wire_time(task.opens_at))
     return None
+
+
+def _detail_of_failing(task: TaskFacts) -> str:
+    if task.undoing:
+        return "the rollback of another subtask has failed: roll the task back again, or skip that one"
+    if task.stopping == "DEADLINE":
+        return "the task has failed at its deadline: retry it, which grants the deadline anew"
+    if task.failing:
+        return "another subtask has failed: retry or skip that one"
+    return "the task has failed: retry it"
+
+
+def _detail_of_queued(holder: int | None) -> str:
+    if holder is None:
+        return "its instance has become free: it starts within seconds, unless another waited longer"
+    return f"task {holder} holds the same instance and has not settled"
 
 
 def _held_by_itself(task: TaskFacts, subtask: Waiting) -> WaitReason | None:
@@ -105,6 +143,8 @@ def _held_by_itself(task: TaskFacts, subtask: Waiting) -> WaitReason | None:
 
 
 def _in_queue(task: TaskFacts, subtask: Waiting) -> WaitReason:
+    if subtask.gate in _GATED_BY_SERVER:
+        return WaitReason(type="queued", detail=f"waits until {_GATED_BY_SERVER[subtask.gate]} by the server")
     if subtask.queue not in task.live_queues:
         return WaitReason(type="no_worker", detail=f"no live worker serves the queue {subtask.queue}: start one")
     return WaitReason(type="queued", detail=f"waits for a free worker in the queue {subtask.queue}")

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ Graph = Mapping[str, Sequence[str]]
 T = TypeVar("T")
 
 PROCESS = 7
+_CLAIMED = [one.name for one in fields(Claimed)]
 
 
 def new_task(graph: Graph, options: Mapping[str, Mapping[str, Any]] | None = None, **columns: Any) -> NewTask:
@@ -74,6 +75,15 @@ class StoredTask:
         """Release and claim."""
         self.release(*keys)
         return self.claim(*keys, process=process)
+
+    def held(self, *keys: str) -> list[Claimed]:
+        """Return what runs as the process that claimed it knows it."""
+        columns = ", ".join("s.started_at AS claimed_at" if name == "claimed_at" else name for name in _CLAIMED)
+        query = (
+            f"SELECT {columns} FROM subtasks AS s JOIN subtask_specs AS d USING (id) WHERE id = ANY (:ids) ORDER BY id"
+        )
+        rows = many(self.engine, query, ids=[self.ids[key] for key in keys])
+        return [Claimed(**{**row, "from_keys": tuple(row["from_keys"] or ())}) for row in rows]
 
     def record(self, claimed: Sequence[Claimed], verdict: Verdict = "SUCCESSFUL", **fields: Any) -> Recorded:
         """Record one verdict for all of a claim; `claim` and `carrier` may be given, else they are the row's own."""

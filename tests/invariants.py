@@ -7,6 +7,9 @@ from sqlalchemy import Engine, text
 
 _SATISFIED = "(u.state = 'SUCCESSFUL' OR (u.state = 'FAILED' AND u.allow_failure))"
 _FAILING = "EXISTS (SELECT FROM subtasks f WHERE f.task_id = t.id AND f.state = 'FAILED' AND NOT f.allow_failure)"
+_BACKWARDS = "EXISTS (SELECT FROM task_progress b WHERE b.id = t.id AND b.undoing IS NOT NULL)"
+_STOPPING = "EXISTS (SELECT FROM task_progress b WHERE b.id = t.id AND b.stopping IS NOT NULL)"
+_TO_UNDO = "((s.operation = 'ROLLBACK' OR s.state = 'FAILED') AND s.gate IS DISTINCT FROM 'undone')"
 _SHOWN = 5  # rows of each broken promise
 _SETTLED = "('FAILED', 'REVOKED', 'SUCCESSFUL', 'ROLLED_BACK')"
 
@@ -20,7 +23,7 @@ PROMISES = {
                 count(*) FILTER (WHERE state = 'CANCELING') AS n_canceling,
                 count(*) FILTER (WHERE state = 'FAILED') AS n_failed,
                 count(*) FILTER (WHERE state = 'SUCCESSFUL') AS n_successful,
-                count(*) FILTER (WHERE state = 'FAILED' AND allow_failure) AS n_allowed
+                count(*) FILTER (WHERE state = 'FAILED' AND allow_failure AND p.undoing IS NULL) AS n_allowed
             FROM subtasks WHERE task_id = p.id
         ) c ON true
         WHERE (p.pending, p.ready, p.running, p.canceling, p.failed, p.successful, p.allowed) IS DISTINCT FROM
@@ -37,7 +40,7 @@ PROMISES = {
         JOIN LATERAL (
             SELECT count(*) AS n FROM subtask_edges e JOIN subtasks u ON u.id = e.upstream_id
             WHERE e.downstream_id = s.id AND NOT {_SATISFIED}
-        ) c ON true WHERE s.pending_upstreams <> c.n AND t.operation <> 'ROLLBACK'
+        ) c ON true WHERE s.pending_upstreams <> c.n AND NOT {_BACKWARDS}
     """,
     "what is READY has a carrier and a time of release": """
         SELECT id FROM subtasks WHERE state = 'READY' AND (carrier IS NULL OR released_at IS NULL)
@@ -52,8 +55,8 @@ PROMISES = {
         SELECT s.id, s.state, u.id AS upstream, u.state AS upstream_state
         FROM subtasks s JOIN tasks t ON t.id = s.task_id
         JOIN subtask_edges e ON e.downstream_id = s.id JOIN subtasks u ON u.id = e.upstream_id
-        WHERE NOT {_SATISFIED} AND t.operation <> 'ROLLBACK'
-            AND (s.state IN ('READY', 'RUNNING', 'CANCELING') OR (s.state IN ('FAILED', 'SUCCESSFUL') AND s.attempt > 0))
+        WHERE NOT {_SATISFIED} AND NOT {_BACKWARDS} AND (s.state IN ('READY', 'RUNNING', 'CANCELING')
+            OR (s.state IN ('FAILED', 'SUCCESSFUL') AND s.attempt > 0 AND u.operation = 'EXECUTE'))
     """,
     "no attempt began before the last attempts of its upstreams had ended": """
         SELECT a.subtask_id, a.started_at, b.subtask_id AS upstream, b.finished_at
@@ -99,20 +102,20 @@ PROMISES = {
     """,
     "what has ended has a time of its end, what has not has none": """
         SELECT id, state, finalized_at FROM subtasks
-        WHERE (state IN ('FAILED', 'SUCCESSFUL')) <> (finalized_at IS NOT NULL)
+        WHERE (state IN ('FAILED', 'SUCCESSFUL') OR gate IS NOT DISTINCT FROM 'undone') <> (finalized_at IS NOT NULL)
     """,
     "in a settled task nothing is out, and nothing may start": f"""
         SELECT t.id, t.state, p.open, p.ready, p.running, p.canceling FROM tasks t JOIN task_progress p ON p.id = t.id
         WHERE t.state IN {_SETTLED} AND (p.open OR p.ready + p.running + p.canceling > 0)
     """,
     "a task is SUCCESSFUL when and only when all have ended well or as allowed": f"""
-        SELECT t.id, t.state FROM tasks t WHERE t.subtask_count > 0 AND t.operation <> 'ROLLBACK'
+        SELECT t.id, t.state FROM tasks t WHERE t.subtask_count > 0 AND NOT {_BACKWARDS} AND NOT {_STOPPING}
             AND t.state IN ('CREATED', 'RUNNING', 'SUSPENDED', 'SUCCESSFUL') AND (t.state = 'SUCCESSFUL') <> (
                 NOT {_FAILING}
                 AND NOT EXISTS (SELECT FROM subtasks s WHERE s.task_id = t.id AND s.state NOT IN ('SUCCESSFUL', 'FAILED')))
     """,
     "a task is FAILED as soon as one has failed and nothing is at work, and then only": f"""
-        SELECT t.id, t.state FROM tasks t WHERE t.subtask_count > 0 AND t.operation NOT IN ('ROLLBACK', 'CANCEL')
+        SELECT t.id, t.state FROM tasks t WHERE t.subtask_count > 0 AND NOT {_BACKWARDS} AND NOT {_STOPPING}
             AND t.state IN ('CREATED', 'RUNNING', 'SUSPENDED', 'FAILED') AND (t.state = 'FAILED') <> (
                 {_FAILING} AND NOT EXISTS (SELECT FROM subtasks s WHERE s.task_id = t.id AND (
                     s.state IN ('READY', 'RUNNING', 'CANCELING')
@@ -122,6 +125,51 @@ PROMISES = {
         SELECT s.id, s.state, s.carrier FROM subtasks s JOIN tasks t ON t.id = s.task_id
         WHERE {_FAILING} AND s.operation = 'EXECUTE'
             AND (s.state = 'READY' OR (s.state = 'PENDING' AND s.carrier IS NOT NULL))
+    """,
+    "a paused or stopping task has nothing released": """
+        SELECT t.id, t.state, s.id, s.state, s.carrier FROM tasks t JOIN task_progress p ON p.id = t.id
+        JOIN subtasks s ON s.task_id = t.id
+        WHERE (t.state = 'SUSPENDED' OR p.stopping IS NOT NULL) AND (s.state = 'READY' OR (s.state = 'PENDING'
+            AND s.carrier IS NOT NULL))
+    """,
+    "a task that is being stopped is RUNNING while something of it runs, and no longer": f"""
+        SELECT t.id, t.state, p.stopping FROM tasks t JOIN task_progress p ON p.id = t.id
+        WHERE p.stopping IS NOT NULL AND (
+            (t.state = 'RUNNING') <> (p.running + p.canceling > 0) OR t.state IN ('CREATED', 'SUSPENDED'))
+            AND t.state NOT IN {_SETTLED}
+    """,
+    "while a task is rolled back, nothing goes forward": f"""
+        SELECT s.id, s.state, s.operation FROM subtasks s JOIN tasks t ON t.id = s.task_id
+        WHERE {_BACKWARDS} AND (s.state = 'SUCCESSFUL'
+            OR (s.operation NOT IN ('ROLLBACK') AND s.state IN ('READY', 'RUNNING', 'CANCELING')))
+    """,
+    "`undoing` counts what is to be undone, `rollback_downstreams` what of it comes first": f"""
+        SELECT p.id, p.undoing, c.n, NULL::bigint AS subtask FROM task_progress p JOIN LATERAL (
+            SELECT count(*) AS n FROM subtasks s WHERE s.task_id = p.id AND {_TO_UNDO}
+        ) c ON true WHERE p.undoing <> c.n
+        UNION ALL
+        SELECT p.id, u.rollback_downstreams, c.n, u.id FROM task_progress p JOIN subtasks u ON u.task_id = p.id
+        JOIN LATERAL (
+            SELECT count(*) AS n FROM subtask_edges e JOIN subtasks s ON s.id = e.downstream_id
+            WHERE e.upstream_id = u.id AND {_TO_UNDO}
+        ) c ON true
+        WHERE p.undoing IS NOT NULL AND u.operation = 'ROLLBACK'
+            AND (u.rollback_downstreams <> c.n OR (c.n > 0) <> (u.gate IS NOT DISTINCT FROM 'downstreams'))
+    """,
+    "nothing is undone before what follows it": """
+        SELECT a.subtask_id, a.started_at, b.subtask_id AS downstream, b.finished_at
+        FROM subtask_attempts a JOIN subtask_edges e ON e.upstream_id = a.subtask_id
+        JOIN subtask_attempts b ON b.subtask_id = e.downstream_id AND b.operation = 'ROLLBACK'
+        WHERE a.operation = 'ROLLBACK' AND a.started_at < b.finished_at
+    """,
+    "what is rolled back is PENDING in all its parts": """
+        SELECT t.id, s.id, s.state FROM tasks t JOIN subtasks s ON s.task_id = t.id
+        WHERE t.state = 'ROLLED_BACK' AND s.state <> 'PENDING'
+    """,
+    "no task left FAILED or was REVOKED without an operator who is recorded": """
+        SELECT t.id, t.state, t.operation FROM tasks t
+        WHERE (t.state = 'REVOKED' OR t.operation <> 'EXECUTE' OR t.abandoned)
+            AND NOT EXISTS (SELECT FROM operations o WHERE o.task_id = t.id AND o.principal <> '')
     """,
     "a task that has not started has nothing out": """
         SELECT t.id FROM tasks t JOIN task_progress p ON p.id = t.id
@@ -145,6 +193,15 @@ PROMISES = {
     """,
     "a settled task has freed its duplicate key": f"""
         SELECT id, state, duplicate_key FROM tasks WHERE state IN {_SETTLED} AND duplicate_key IS NOT NULL
+    """,
+    "an instance has one holder at most": """
+        SELECT duplicate_key, count(*) FROM tasks WHERE duplicate_key IS NOT NULL GROUP BY 1 HAVING count(*) > 1
+    """,
+    "what waits for an instance has not begun and cannot start": f"""
+        SELECT t.id, t.state, t.duplicate_key, p.open, p.opens_at FROM tasks t JOIN task_progress p ON p.id = t.id
+        WHERE t.queued_key IS NOT NULL AND (t.state IN {_SETTLED} OR t.duplicate_key IS NOT NULL OR p.open
+            OR p.opens_at IS NOT NULL OR p.pending <> t.subtask_count
+            OR EXISTS (SELECT FROM subtasks s WHERE s.task_id = t.id AND s.starts > 0))
     """,
     "every task has its progress, every subtask its specification, and none is missing": """
         SELECT t.id, t.subtask_count, c.subtasks, c.specs FROM tasks t LEFT JOIN task_progress p ON p.id = t.id

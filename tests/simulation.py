@@ -6,19 +6,25 @@ Celery does: a chain goes on from a clean unit only, a chord's header counts wha
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
 from schema.database import transaction
+from schema.errors import DuplicateInstance, RollbackProhibited, WrongState
 from schema.identity import SubtaskId
-from schema.transitions import claims, progress, records, releases, rescues
+from schema.instances import duplicate_key
+from schema.transitions import cancellations, claims, progress, records, releases, rescues
 from schema.transitions.claims import Claimed
+from schema.transitions.orders import Order
 from schema.transitions.records import Verdict
 from schema.transitions.rescues import LostClaim, LostUnit, Seen
 from taskserver import canvas
 from taskserver.canvas import Publication
+from taskserver.control import SUBTASK_VERBS, TASK_VERBS
 from taskserver.dispatcher.advance import Advancer
 from taskserver.planner import Chord
 from tests.factories import StoredTask, claim_within, execute, make_task, many, outcome
@@ -117,11 +123,19 @@ class World:
                 "max_attempts": self.random.choice([1, 3]),
                 "queue": self.random.choice(QUEUES),
                 "lost_is_failure": self.random.random() < 0.05,
+                "has_rollback": self.random.random() < 0.6,
+                "prohibit_rollback": self.random.random() < 0.03,
             }
             for key in keys
         }
         concurrency = self.random.choice([None, None, 1, 2])
-        self.tasks.append(make_task(self.engine, graph, options, concurrency=concurrency))
+        columns = self._instance() if self.random.random() < 0.4 else {}
+        self.tasks.append(make_task(self.engine, graph, options, concurrency=concurrency, **columns))
+
+    def _instance(self) -> dict[str, Any]:
+        """Return the columns of a task that waits for its turn at one of two instances."""
+        instance: dict[str, Any] = {"instance_id": self.random.choice([1, 2]), "extra": "", "on_duplicate": "queue"}
+        return {**instance, "duplicate_key": duplicate_key(account="0", task_type="inline", **instance)}
 
     def dispatch(self, *, publish: bool = True) -> None:
         """Advance one task as a dispatcher does; without `publish` it died between its commit and the broker."""
@@ -284,13 +298,51 @@ class World:
             with transaction(self.engine) as connection:
                 releases.end_delays(connection, task)
 
-    def cancel(self) -> None:
-        """Ask something that runs to stop."""
-        running = many(self.engine, "SELECT id, task_id FROM subtasks WHERE state = 'RUNNING' ORDER BY id")
-        if running:
-            row = self.random.choice(running)
-            task = next(one for one in self.tasks if one.id == row["task_id"])
-            task.cancel(next(key for key, subtask in task.ids.items() if subtask == row["id"]))
+    def operate(self) -> None:
+        """Let an operator use a verb on a task, or on one of its subtasks; most are refused."""
+        task = self.random.choice(self.tasks)
+        order = Order("operator", account="0")
+        with suppress(WrongState, RollbackProhibited, DuplicateInstance), transaction(self.engine) as connection:
+            if self.random.random() < 0.5:
+                name = self.random.choice(sorted(TASK_VERBS))
+                self.story.append(f"{name} {task.id}")
+                TASK_VERBS[name](connection, task.id, order)
+            else:
+                name = self.random.choice(sorted(SUBTASK_VERBS))
+                key = self.random.choice(sorted(task.ids))
+                self.story.append(f"{name} {task.id} {key}")
+                SUBTASK_VERBS[name](connection, task.id, task.ids[key], order)
+
+    def help_failed(self) -> None:
+        """Let an operator act on something that has failed."""
+        failed = many(self.engine, "SELECT id, task_id FROM subtasks WHERE state = 'FAILED' ORDER BY id")
+        if failed:
+            row = self.random.choice(failed)
+            order = Order("operator", account="0")
+            name = self.random.choice(["retry task", "retry", "skip", "skip", "rollback", "rollback"])
+            self.story.append(f"{name} {row['task_id']} {row['id']}")
+            with suppress(WrongState, RollbackProhibited, DuplicateInstance), transaction(self.engine) as connection:
+                if name in SUBTASK_VERBS:
+                    SUBTASK_VERBS[name](connection, row["task_id"], row["id"], order)
+                else:
+                    TASK_VERBS[name.removesuffix(" task")](connection, row["task_id"], order)
+
+    def pass_deadline(self) -> None:
+        """Let the deadline of a task come."""
+        task = self.random.choice(self.tasks)
+        if self.random.random() < 0.15:
+            execute(self.engine, "UPDATE tasks SET deadline_at = now() WHERE id = :id", id=task.id)
+        with transaction(self.engine) as connection:
+            overdue = cancellations.overdue_tasks(connection, limit=100)
+        for one in overdue:
+            with transaction(self.engine) as connection:
+                cancellations.expire(connection, one)
+
+    def resume_all(self) -> None:
+        """Let an operator resume what is paused."""
+        for row in many(self.engine, "SELECT id FROM tasks WHERE state = 'SUSPENDED'"):
+            with transaction(self.engine) as connection:
+                TASK_VERBS["resume"](connection, row["id"], Order("operator", account="0"))
 
     def step(self) -> None:
         """Do one thing at random, faults among them."""
@@ -299,7 +351,7 @@ class World:
             (1, lambda: self.dispatch(publish=False)),
             (8, self.deliver),
             (1, lambda: self.deliver(keep=True)),
-            (12, lambda: self.work(("SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "RETRY", "FAILED"))),
+            (12, lambda: self.work(("SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "RETRY", "FAILED"))),
             (2, self.give_way),
             (2, self.kill),
             (3, self.rescue),
@@ -308,7 +360,9 @@ class World:
             (1, self.recall),
             (1, lambda: self.recall(only_lost=False)),
             (2, self.pass_time),
-            (1, self.cancel),
+            (3, self.operate),
+            (8, self.help_failed),
+            (1, self.pass_deadline),
             (2, self.submit),
         ]
         [(_, chosen)] = self.random.choices(steps, weights=[weight for weight, _ in steps])
@@ -323,6 +377,7 @@ class World:
                     lost = LostClaim(process.message.task.id, process.held[0].claim, process.number)
                     rescues.rescue(connection, lost, seen=Seen(process.held[0].id))
         self.dead.clear()
+        self.resume_all()
         self.pass_time()
         self.recall()
         for _ in range(3 * len(self.tasks)):

@@ -50,7 +50,7 @@ WITH number AS MATERIALIZED (
     SELECT r.id
     FROM task_progress AS p CROSS JOIN unnest(CAST(:ids AS bigint[])) AS asked (id) JOIN subtasks AS r ON r.id = asked.id
     WHERE p.id = :task AND p.open AND r.task_id = :task AND r.state = 'READY'
-        AND (p.failed = p.allowed OR r.operation <> 'EXECUTE')
+        AND ((p.failed = p.allowed AND p.undoing IS NULL) OR r.operation <> 'EXECUTE')
     ORDER BY r.id
     LIMIT (
         SELECT CASE WHEN concurrency IS NOT NULL THEN greatest(0, concurrency - running - canceling) END
@@ -107,7 +107,7 @@ WITH before AS (
     UPDATE subtasks AS s
     SET state = 'PENDING', carrier = NULL, claim = NULL, process = NULL, started_at = NULL,
         attempt = s.attempt - (b.state = 'RUNNING')::int, starts = s.starts - (b.state = 'RUNNING')::int,
-        attempted_at = CASE WHEN s.starts - (b.state = 'RUNNING')::int = 0 THEN NULL ELSE s.attempted_at END
+        attempted_at = CASE WHEN s.attempt - (b.state = 'RUNNING')::int = 0 THEN NULL ELSE s.attempted_at END
     FROM before AS b WHERE s.id = b.id
     RETURNING s.id, b.state AS old_state
 ), counted AS (
@@ -176,6 +176,11 @@ def drop_followers(connection: Connection, task: TaskId, carrier: int) -> None:
 def recall(connection: Connection, task: TaskId) -> None:
     """Take back every subtask that was released and has not begun, but for what an operator named. Holds the progress row."""
     _drop(connection, task, 0, 2**63 - 1, own=0, operations=[Operation.EXECUTE])
+
+
+def recall_all(connection: Connection, task: TaskId) -> None:
+    """Take back every subtask that was released and has not begun, whoever named it. Holds the progress row."""
+    _drop(connection, task, 0, 2**63 - 1, own=0, operations=list(Operation))
 
 
 def _drop(

@@ -7,11 +7,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from schema.errors import DuplicateInstance
 from schema.identity import TaskId
-from schema.roundtrip import Request, fetch_together
+from schema.roundtrip import AnyConnection, Request, fetch_together
 from schema.transitions import progress
 
 
@@ -75,21 +75,41 @@ class NewTask:
     traceparent: str | None = None
 
 
-_OWN_COLUMNS = [one.name for one in fields(NewTask) if one.name not in {"subtasks", "arguments", "cluster", "tenant"}]
-_TASK = text(
+_COPIED = [one.name for one in fields(NewTask) if one.name not in {"subtasks", "arguments", "duplicate_key"}]
+_COLUMNS = f"{', '.join(_COPIED)}, argument, subtask_count, deadline_at"
+_VALUES = (
+    f"{', '.join(f'new.{name}' for name in _COPIED)}, new.argument, new.subtask_count,"
+    " greatest(now(), new.start_at) + new.deadline_seconds * interval '1 second'"
+)
+_NEW = "json_populate_record(NULL::tasks, CAST(:row AS json)) AS new"
+_IDS = "SELECT id, ARRAY(SELECT nextval('subtask_ids') FROM generate_series(1, subtask_count)) AS ids FROM task"
+# Who waits for the key comes first, even in the moment in which nobody holds it.
+_HOLD = text(
     f"""
 WITH task AS (
-    INSERT INTO tasks ({", ".join(_OWN_COLUMNS)}, argument, cluster, tenant, subtask_count, deadline_at)
-VALUES ({", ".join(":" + name for name in _OWN_COLUMNS)}, :argument, CAST(:cluster AS jsonb), CAST(:tenant AS jsonb),
-    :subtask_count,
-    greatest(now(), CAST(:start_at AS timestamptz)) + CAST(:deadline_seconds AS double precision) * interval '1 second')
-ON CONFLICT (duplicate_key) WHERE duplicate_key IS NOT NULL DO NOTHING
-    RETURNING id
+    INSERT INTO tasks ({_COLUMNS}, duplicate_key) SELECT {_VALUES}, new.duplicate_key FROM {_NEW}
+    WHERE NOT EXISTS (SELECT FROM tasks WHERE queued_key = CAST(:key AS text))
+    ON CONFLICT (duplicate_key) WHERE duplicate_key IS NOT NULL DO NOTHING
+    RETURNING id, subtask_count
 )
-SELECT id, ARRAY(SELECT nextval('subtask_ids') FROM generate_series(1, :subtask_count)) AS ids FROM task
+{_IDS}
 """
 )
-_HOLDER = text("SELECT id FROM tasks WHERE duplicate_key = :duplicate_key")
+_AHEAD = """
+SELECT coalesce((SELECT id FROM tasks WHERE duplicate_key = CAST(:key AS text)),
+    (SELECT min(id) FROM tasks WHERE queued_key = CAST(:key AS text))) AS id
+"""
+_QUEUE = text(
+    f"""
+WITH task AS (
+    INSERT INTO tasks ({_COLUMNS}, queued_key, duplicate_of) SELECT {_VALUES}, new.duplicate_key, ahead.id
+    FROM {_NEW}, ({_AHEAD}) AS ahead WHERE ahead.id IS NOT NULL
+    RETURNING id, subtask_count
+)
+{_IDS}
+"""
+)
+_HOLDER = text(_AHEAD)
 _SUBTASKS = text(
     """
 WITH new AS MATERIALIZED (
@@ -118,9 +138,10 @@ FROM unnest(CAST(:upstreams AS bigint[]), CAST(:downstreams AS bigint[])) AS r (
 )
 _PROGRESS = text(
     f"""
-WITH woken AS (SELECT pg_notify('{progress.STARTABLE_CHANNEL}', CAST(:task AS text)))
+WITH woken AS (SELECT pg_notify('{progress.STARTABLE_CHANNEL}', CAST(CAST(:task AS bigint) AS text)))
 UPDATE task_progress SET pending = :count, startable = :startable, concurrency = :concurrency,
-    open = coalesce(t.start_at <= now(), true), opens_at = CASE WHEN t.start_at > now() THEN t.start_at END
+    open = t.queued_key IS NULL AND coalesce(t.start_at <= now(), true),
+    opens_at = CASE WHEN t.queued_key IS NULL AND t.start_at > now() THEN t.start_at END
 FROM tasks AS t, woken WHERE t.id = CAST(:task AS bigint) AND task_progress.id = t.id
 """
 )
@@ -129,11 +150,13 @@ _ROWS_PER_STATEMENT = 10_000
 T = TypeVar("T")
 
 
-def create_task(connection: Connection, task: NewTask) -> TaskId:
+def create_task(connection: AnyConnection, task: NewTask) -> TaskId:
     """Store the task in the caller's transaction and return its id; the dispatcher sees it once that has committed.
 
+    With `on_duplicate` "queue" it is stored closed, behind the task that holds the same duplicate key, if there is one.
+
     Raises:
-        DuplicateInstance: An unsettled task holds the same duplicate key; `target` is its id.
+        DuplicateInstance: An unsettled task holds the duplicate key, and this one is not to wait; `target` is its id.
 
     """
     task_id, ids = _insert_task(connection, task)
@@ -163,23 +186,38 @@ def _edges_request(task: TaskId, pairs: Sequence[tuple[int, int]]) -> Request:
     return Request(_EDGES, {"task": task, "upstreams": list(upstreams), "downstreams": list(downstreams)})
 
 
-def _insert_task(connection: Connection, task: NewTask) -> tuple[TaskId, list[int]]:
-    parameters = {name: getattr(task, name) for name in _OWN_COLUMNS} | {
+def _insert_task(connection: AnyConnection, task: NewTask) -> tuple[TaskId, list[int]]:
+    parameters = {"row": _task_row(task), "key": task.duplicate_key}
+    ways = [Request(_HOLD, parameters)]
+    if task.on_duplicate == "queue":
+        ways.append(Request(_QUEUE, parameters))
+    # A holder that settled between an insert and the next statement is no longer in the way: then all is tried again.
+    while True:
+        for way in ways:
+            for stored in fetch_together(connection, [way])[0]:
+                return TaskId(stored["id"]), sorted(stored["ids"])
+        if task.on_duplicate != "queue":
+            _refuse_if_held(connection, task)
+
+
+def _refuse_if_held(connection: AnyConnection, task: NewTask) -> None:
+    [[ahead]] = fetch_together(connection, [Request(_HOLDER, {"key": task.duplicate_key})])
+    if ahead["id"] is not None:
+        raise DuplicateInstance(
+            f"task {ahead['id']} of type {task.task_type} for instance {task.instance_id} has not settled;"
+            ' wait for it, or submit with "onDuplicate": "return", "queue" or "allow"',
+            target=str(ahead["id"]),
+        )
+
+
+def _task_row(task: NewTask) -> str:
+    """Return the row as JSON, of which PostgreSQL makes a row with the types of the table."""
+    row = {name: getattr(task, name) for name in _COPIED} | {
         "argument": json.dumps(task.arguments),
-        "cluster": None if task.cluster is None else json.dumps(task.cluster),
-        "tenant": None if task.tenant is None else json.dumps(task.tenant),
         "subtask_count": len(task.subtasks),
+        "duplicate_key": task.duplicate_key,
     }
-    # A holder that settled between the insert and the look for it is no longer in the way: then the insert is made again.
-    while (row := connection.execute(_TASK, parameters).one_or_none()) is None:
-        holder = connection.execute(_HOLDER, {"duplicate_key": task.duplicate_key}).scalar_one_or_none()
-        if holder is not None:
-            raise DuplicateInstance(
-                f"task {holder} of type {task.task_type} for instance {task.instance_id} has not settled;"
-                ' wait for it, or submit with "onDuplicate": "return" or "allow"',
-                target=str(holder),
-            )
-    return TaskId(row.id), sorted(row.ids)
+    return json.dumps(row, default=datetime.isoformat, allow_nan=False)
 
 
 def _row(subtask_id: int, subtask: NewSubtask) -> dict[str, Any]:

@@ -5,7 +5,7 @@ chunk may be written twice, by the flusher and with the outcome; it is kept once
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, text
@@ -49,3 +49,22 @@ def write_logs(connection: Connection, rows: Sequence[LogRow]) -> None:
 def write_request(rows: Sequence[LogRow]) -> Request:
     """Return the statement that stores them."""
     return Request(_WRITE, {"rows": json.dumps([asdict(row) for row in rows], ensure_ascii=False)})
+
+
+_APPEND = text(
+    """
+INSERT INTO subtask_logs (subtask_id, claim, sequence, task_id, text)
+SELECT s.id, s.claim, coalesce((
+        SELECT max(l.sequence) + 1 FROM subtask_logs AS l WHERE l.subtask_id = s.id AND l.claim = s.claim
+    ), 0), s.task_id, a.line
+FROM jsonb_each_text(CAST(:lines AS jsonb)) AS a (id, line) JOIN subtasks AS s ON s.id = CAST(a.id AS bigint)
+WHERE s.claim = :claim
+ON CONFLICT (subtask_id, claim, sequence) DO NOTHING
+"""
+)
+
+
+def append_lines(connection: Connection, claim: int, lines: Mapping[SubtaskId, str]) -> None:
+    """Say at the end of attempts' logs what their process could not say any more, because it has died."""
+    ended = {str(subtask): f"{line}\n" for subtask, line in lines.items()}
+    connection.execute(_APPEND, {"claim": claim, "lines": json.dumps(ended, ensure_ascii=False)})

@@ -7,6 +7,7 @@ deltas in the transaction of the move, so that parent and children agree in ever
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import Connection, text
 
@@ -18,13 +19,19 @@ STARTABLE_CHANNEL = "taskserver_startable"
 SETTLED_CHANNEL = "taskserver_settled"
 
 COLUMNS = (
-    "id, open, startable, pending, ready, running, canceling, failed, successful, allowed, concurrency, change_number"
+    "id, open, startable, pending, ready, running, canceling, failed, successful, allowed, concurrency, stopping, undoing,"
+    " change_number"
 )
+Stop = Literal["CANCEL", "DEADLINE"]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One task's counters by state. `allowed` counts the FAILED that may fail; `open` is False while nothing may start."""
+    """One task's counters by state, and its course.
+
+    `allowed` counts the FAILED that may fail; no step of a rollback may. `open` is False while nothing may start. `stopping` tells why the task ends as
+    soon as nothing runs. `undoing` counts the subtasks still to be rolled back; None while the task goes forward.
+    """
 
     id: TaskId
     open: bool
@@ -37,12 +44,19 @@ class Progress:
     successful: int
     allowed: int
     concurrency: int | None
+    stopping: Stop | None
+    undoing: int | None
     change_number: int
 
     @classmethod
     def of(cls, row: Row) -> "Progress":
         """Return the progress that a row with `COLUMNS` holds."""
         return cls(**{name: row[name] for name in cls.__slots__})
+
+    @property
+    def total(self) -> int:
+        """Count all subtasks."""
+        return self.pending + self.ready + self.begun + self.failed + self.successful
 
     @property
     def begun(self) -> int:
@@ -53,6 +67,11 @@ class Progress:
     def is_failing(self) -> bool:
         """Tell whether a subtask has failed that must not."""
         return self.failed > self.allowed
+
+    @property
+    def only_named(self) -> bool:
+        """Tell whether nothing may start but what an operator named."""
+        return self.is_failing or self.undoing is not None
 
     @property
     def is_complete(self) -> bool:
@@ -117,8 +136,13 @@ def locked(task: TaskId, rows: Sequence[Row]) -> Progress:
 
     """
     if not rows:
-        raise NotFound(f"task {task} does not exist", target=str(task))
+        raise missing(task)
     return Progress.of(rows[0])
+
+
+def missing(task: TaskId) -> NotFound:
+    """Return the error for a task that is not there, or is another account's: the two must look the same."""
+    return NotFound(f"task {task} does not exist: list the tasks to see which do", target=str(task))
 
 
 def lock_all(connection: Connection, tasks: Collection[TaskId]) -> list[Progress]:
@@ -140,6 +164,23 @@ def try_dispatch_locks(connection: Connection, tasks: Sequence[TaskId]) -> list[
     parameters = {"space": _DISPATCH_LOCK_SPACE, "tasks": list(tasks), "keys": keys, "patience": _PATIENCE}
     taken = set(connection.execute(_TRY, parameters).scalars())
     return [task for task in tasks if task in taken]
+
+
+_RECOUNT = text(
+    """
+UPDATE task_progress SET change_number = change_number + 1, startable = (
+    SELECT count(*) FROM subtasks
+    WHERE task_id = :task AND state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL
+        AND scheduled_at IS NULL AND gate IS NULL
+)
+WHERE id = :task
+"""
+)
+
+
+def recount_startable(connection: Connection, task: TaskId) -> None:
+    """Count anew what waits for a release, after a verb that changed many rows. Holds the progress row."""
+    connection.execute(_RECOUNT, {"task": task})
 
 
 def wake_dispatcher(connection: Connection, task: TaskId) -> None:

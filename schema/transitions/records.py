@@ -1,4 +1,4 @@
-"""Recording how attempts ended: RUNNING → SUCCESSFUL | FAILED | PENDING (retry at T), CANCELING → FAILED.
+"""Recording how attempts ended: RUNNING → SUCCESSFUL | FAILED | PENDING (retry at T, undone), CANCELING → FAILED.
 
 One transaction writes the state, the attempt, the result, what the end makes startable, the counters, and, when it was
 the last, the task's own end. Fan-in is an atomic decrement on the downstream's row, never a count of the unfinished.
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from schema.identity import SubtaskId, TaskId
 from schema.roundtrip import Request, Row
-from schema.transitions import claims, progress, settlement
+from schema.transitions import claims, progress, rollbacks, settlement
 from schema.transitions.progress import Progress
 
 Verdict = Literal["SUCCESSFUL", "FAILED", "RETRY"]
@@ -42,22 +42,23 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a record changed: the ids that were still held, and the task's counters afterwards."""
+    """What a record changed: the ids that were still held, those of them that were cancelled, and the counters after it."""
 
     ids: frozenset[SubtaskId]
     progress: Progress
     clean: bool
+    canceled: frozenset[SubtaskId] = frozenset()
 
 
 _RECORD = text(
     f"""
-WITH outcome AS MATERIALIZED (
+WITH outcome AS (
     SELECT * FROM jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o (
         id bigint, verdict text, started_at timestamptz, finished_at timestamptz, result jsonb,
         delay_seconds float8, error_type text, error_message text, error_line int,
         lost boolean)
 ), before AS (
-    SELECT s.id, s.state AS old_state, CASE
+    SELECT s.id, s.state AS was, s.operation, CASE
             WHEN s.state = 'CANCELING' THEN 'FAILED' WHEN o.verdict = 'RETRY' THEN 'PENDING' ELSE o.verdict
         END AS new_state
     FROM outcome AS o JOIN subtasks AS s ON s.id = o.id
@@ -65,29 +66,29 @@ WITH outcome AS MATERIALIZED (
 ), done AS (
     UPDATE subtasks AS s
     SET state = b.new_state, claim = NULL, process = NULL, carrier = NULL,
-        operation = CASE WHEN b.old_state = 'CANCELING' THEN 'CANCEL' ELSE s.operation END,
+        operation = CASE WHEN b.was = 'CANCELING' THEN 'CANCEL' ELSE s.operation END,
         failures = s.failures + (b.new_state <> 'SUCCESSFUL' AND NOT o.lost)::int,
         finalized_at = CASE WHEN b.new_state <> 'PENDING' THEN o.finished_at END,
         scheduled_at = CASE WHEN b.new_state = 'PENDING' AND o.delay_seconds > 0
             THEN now() + o.delay_seconds * interval '1 second' END
     FROM before AS b JOIN outcome AS o USING (id)
     WHERE s.id = b.id
-    RETURNING s.id, b.old_state, b.new_state, s.scheduled_at, s.operation, s.attempt, s.executor,
+    RETURNING s.id, b.was, s.state, s.scheduled_at, b.operation, s.attempt, s.executor,
         s.started_at AS claimed_at, s.allow_failure
 ), attempts AS (
     INSERT INTO subtask_attempts (subtask_id, claim, task_id, attempt, operation, outcome, executor,
-        claimed_at, started_at,        finished_at, error_type, error_message, error_line)
+        claimed_at, started_at, finished_at, error_type, error_message, error_line)
     SELECT d.id, :claim, :task, d.attempt, d.operation, CASE
-            WHEN d.old_state = 'CANCELING' THEN 'CANCELED' WHEN o.lost THEN 'LOST' WHEN o.verdict = 'RETRY' THEN 'FAILED' ELSE o.verdict
-        END, d.executor, d.claimed_at, o.started_at, o.finished_at, o.error_type, o.error_message, o.error_line
+            WHEN d.was = 'CANCELING' THEN 'CANCELED' WHEN o.lost THEN 'LOST' WHEN o.verdict = 'RETRY' THEN 'FAILED' ELSE o.verdict
+        END, d.executor, d.claimed_at, o.started_at, o.finished_at, {rollbacks.CANCELED_ERROR}, o.error_line
     FROM done AS d JOIN outcome AS o USING (id)
 ), results AS (
     INSERT INTO subtask_results (subtask_id, task_id, result)
     SELECT d.id, :task, o.result FROM done AS d JOIN outcome AS o USING (id)
-    WHERE d.new_state = 'SUCCESSFUL' AND o.result IS NOT NULL
+    WHERE d.state = 'SUCCESSFUL' AND o.result IS NOT NULL
     ON CONFLICT (subtask_id) DO UPDATE SET result = excluded.result
 ), fit AS (
-    SELECT id FROM done WHERE new_state = 'SUCCESSFUL' OR (new_state = 'FAILED' AND allow_failure)
+    SELECT id FROM done WHERE state = 'SUCCESSFUL' OR (state = 'FAILED' AND allow_failure)
 ), freed AS (
     SELECT e.downstream_id AS id, count(*)::int AS n
     FROM subtask_edges AS e JOIN fit AS d ON d.id = e.upstream_id GROUP BY e.downstream_id
@@ -100,16 +101,16 @@ WITH outcome AS MATERIALIZED (
     RETURNING s.state, s.pending_upstreams = 0 AND s.state = 'PENDING' AND s.carrier IS NULL
         AND s.scheduled_at IS NULL AND s.gate IS NULL AS startable
 ), ended AS (
-    SELECT count(*)::int AS n, (count(*) FILTER (WHERE old_state = 'RUNNING'))::int AS ran,
-        (count(*) FILTER (WHERE new_state = 'SUCCESSFUL'))::int AS successful,
-        (count(*) FILTER (WHERE new_state = 'FAILED'))::int AS failed,
-        (count(*) FILTER (WHERE new_state = 'FAILED' AND allow_failure))::int AS allowed,
-        (count(*) FILTER (WHERE new_state = 'PENDING'))::int AS pending,
-        (count(*) FILTER (WHERE new_state = 'PENDING' AND scheduled_at IS NULL))::int AS startable,
-        array_agg(id) AS ids
+    SELECT count(*) AS n, count(*) FILTER (WHERE was = 'RUNNING') AS ran,
+        count(*) FILTER (WHERE state = 'SUCCESSFUL') AS successful,
+        count(*) FILTER (WHERE state = 'FAILED') AS failed,
+        count(*) FILTER (WHERE state = 'FAILED' AND allow_failure) AS allowed,
+        count(*) FILTER (WHERE state = 'PENDING') AS pending,
+        count(*) FILTER (WHERE state = 'PENDING' AND scheduled_at IS NULL) AS startable,
+        array_agg(id) AS ids, array_agg(id) FILTER (WHERE was = 'CANCELING') AS canceled_ids
     FROM done
 ), next AS (
-    SELECT (count(*) FILTER (WHERE state = 'READY'))::int AS ready, (count(*) FILTER (WHERE startable))::int AS startable
+    SELECT count(*) FILTER (WHERE state = 'READY') AS ready, count(*) FILTER (WHERE startable) AS startable
     FROM released
 ), moved AS (
     UPDATE task_progress AS p
@@ -117,7 +118,7 @@ WITH outcome AS MATERIALIZED (
         failed = p.failed + e.failed, allowed = p.allowed + e.allowed, pending = p.pending + e.pending - n.ready,
         ready = p.ready + n.ready, startable = p.startable + e.startable + n.startable, change_number = p.change_number + 1
     FROM ended AS e, next AS n WHERE p.id = :task AND e.n > 0
-    RETURNING {", ".join("p." + name for name in progress.COLUMNS.split(", "))}, e.ids, e.successful AS ended_well
+    RETURNING p.*, e.ids, e.canceled_ids, e.successful AS ended_well
 )
 SELECT * FROM moved
 """
@@ -140,14 +141,20 @@ def record(
         carrier: The carrier number of the unit that brought them.
 
     """
-    request = record_request(locked.id, outcomes, claim=claim)
+    request = record_request(locked.id, outcomes, claim=claim, backwards=locked.undoing is not None)
     rows = connection.execute(request.statement, request.parameters).mappings().all()
-    return follow_up(connection, locked, rows, expected=len(outcomes), carrier=carrier)
+    recorded = follow_up(connection, locked, rows, expected=len(outcomes), carrier=carrier)
+    keep_results(connection, recorded, outcomes, claim=claim)
+    return recorded
 
 
-def record_request(task: TaskId, outcomes: Sequence[Outcome], *, claim: int) -> Request:
-    """Return the statement that writes how the attempts of one claim ended; `follow_up` must come after it."""
-    return Request(_RECORD, {"outcomes": _encode(outcomes), "task": task, "claim": claim})
+def record_request(task: TaskId, outcomes: Sequence[Outcome], *, claim: int, backwards: bool) -> Request:
+    """Return the statement that writes how the attempts of one claim ended; `follow_up` must come after it.
+
+    `backwards` tells whether they were steps of a rollback: those of one claim all are, or none.
+    """
+    statement = rollbacks.RECORD if backwards else _RECORD
+    return Request(statement, {"outcomes": _encode(outcomes), "task": task, "claim": claim})
 
 
 def follow_up(
@@ -172,10 +179,29 @@ def follow_up(
         claims.drop_followers(connection, locked.id, carrier)
     if after.is_failing and not locked.is_failing:
         claims.recall(connection, locked.id)
-    if not clean:
+    opened = row["opened_ids"] if after.undoing is not None else None
+    if opened:
+        rollbacks.pass_over(connection, locked.id, opened=opened)
+    if opened or not clean:
         after = progress.read(connection, locked.id)
     settlement.conclude(connection, before=locked, after=after)
-    return Recorded(frozenset(row["ids"]), after, clean=clean)
+    return Recorded(frozenset(row["ids"]), after, clean=clean, canceled=frozenset(row["canceled_ids"] or ()))
+
+
+_KEEP = text(
+    """
+UPDATE subtask_attempts AS a SET result = o.result
+FROM jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o (id bigint, result jsonb)
+WHERE a.subtask_id = o.id AND a.claim = :claim
+"""
+)
+
+
+def keep_results(connection: Connection, recorded: Recorded, outcomes: Sequence[Outcome], *, claim: int) -> None:
+    """Keep on their attempts what handlers returned although they had been asked to stop; in the record's transaction."""
+    kept = [one for one in outcomes if one.id in recorded.canceled and one.result is not None]
+    if kept:
+        connection.execute(_KEEP, {"outcomes": _encode(kept), "claim": claim})
 
 
 def _encode(outcomes: Sequence[Outcome]) -> str:

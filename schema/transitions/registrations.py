@@ -28,8 +28,8 @@ class Beat:
 
 _REGISTER = text(
     """
-INSERT INTO workers (id, name, host, pid, queues, concurrency, code_version)
-VALUES (:id, :name, :host, :pid, CAST(:queues AS text[]), :concurrency, :code_version)
+INSERT INTO workers (id, name, host, pid, queues, concurrency, code_version, kinds)
+VALUES (:id, :name, :host, :pid, CAST(:queues AS text[]), :concurrency, :code_version, CAST(:kinds AS text[]))
 """
 )
 _BEAT = text(
@@ -45,7 +45,7 @@ _STOP = text("UPDATE workers SET stopped_at = clock_timestamp() WHERE id = :id A
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker as people see it."""
+    """A worker as people see it; `kinds` are those that it can run, None where nobody has said."""
 
     id: int
     name: str
@@ -54,11 +54,13 @@ class WorkerInfo:
     queues: Sequence[str]
     concurrency: int
     code_version: str
+    kinds: Sequence[str] | None = None
 
 
 def register_worker(connection: Connection, worker: WorkerInfo) -> None:
     """Store a worker that is about to take messages."""
-    connection.execute(_REGISTER, asdict(worker) | {"queues": list(worker.queues)})
+    kinds = None if worker.kinds is None else sorted(worker.kinds)
+    connection.execute(_REGISTER, asdict(worker) | {"queues": list(worker.queues), "kinds": kinds})
 
 
 def beat(connection: Connection, worker: int, beat: Beat) -> bool:
@@ -114,6 +116,14 @@ def register_kinds(connection: Connection, kinds: Sequence[KindInfo], *, code_ve
                 "code_version": code_version,
             },
         )
+
+
+_KNOWN = text("SELECT name FROM kinds")
+
+
+def known_kinds(connection: Connection) -> frozenset[str]:
+    """Return the names of all kinds that workers have registered."""
+    return frozenset(connection.execute(_KNOWN).scalars())
 
 
 _PACE = text("UPDATE kinds SET typical_seconds = :seconds WHERE name = :kind")

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, text
 from schema.backoff import backoff_delay
 from schema.identity import SubtaskId, TaskId
 from schema.states import SubtaskState
-from schema.transitions import claims, progress, records
+from schema.transitions import claims, logs, progress, records
 
 LOST_STARTS = 3
 
@@ -93,8 +93,11 @@ def rescue(connection: Connection, lost: LostClaim, *, seen: Seen | None) -> lis
     if seen is None:
         connection.execute(_ISOLATE, {"ids": returned})
     if charged:
-        timed_out = seen is not None and seen.timed_out
-        outcomes = [_overran(row) if timed_out else _lost(row) for row in charged]
+        overran = seen.begun if seen is not None and seen.timed_out else None
+        outcomes = [_overran(row) if row["id"] == overran else _lost(row) for row in charged]
+        logs.append_lines(
+            connection, lost.claim, {one.id: f"{one.error_type}: {one.error_message}" for one in outcomes}
+        )
         locked = progress.read(connection, locked.id)
         records.record(connection, locked, outcomes, claim=lost.claim, carrier=carrier)
     return [row["id"] for row in held]
@@ -138,7 +141,7 @@ def _overran(row: RowMapping) -> records.Outcome:
         delay_seconds=backoff_delay(row["backoff_seconds"], failures=row["failures"] + 1, random=random)
         if again
         else None,
-        error_type="timeout",
+        error_type="cancelled" if row["state"] == SubtaskState.CANCELING else "timeout",
         error_message=f"did not stop {_limit(row)} and was killed",
     )
 

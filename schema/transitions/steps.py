@@ -25,6 +25,7 @@ class Ended:
     log_rows: Sequence[LogRow]
     claim: int
     carrier: int
+    backwards: bool = False  # they were steps of a rollback
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def record_and_take(
     requests = [progress.lock_request(task)]
     if ended.log_rows:
         requests.append(logs.write_request(ended.log_rows))
-    requests.append(records.record_request(task, ended.outcomes, claim=ended.claim))
+    requests.append(records.record_request(task, ended.outcomes, claim=ended.claim, backwards=ended.backwards))
     place = len(requests) - 1
     if wanted is not None:
         requests.append(_claim(task, wanted))
@@ -68,6 +69,7 @@ def record_and_take(
         expected=len(ended.outcomes),
         carrier=ended.carrier,
     )
+    records.keep_results(connection, recorded, ended.outcomes, claim=ended.claim)
     return recorded, claims.claimed(answers[place + 1]) if wanted is not None else []
 
 

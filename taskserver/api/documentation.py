@@ -40,9 +40,9 @@ _BODY_SCHEMA = "{model}Input"
 _REFERENCE = "#/components/schemas/" + _BODY_SCHEMA
 
 
-def json_body(model: str) -> dict[str, Any]:
+def json_body(model: str, *, required: bool = True) -> dict[str, Any]:
     """Return what an operation says about a body that it reads by itself."""
-    return _body({"$ref": _REFERENCE.format(model=model)})
+    return _body({"$ref": _REFERENCE.format(model=model)}, required=required)
 
 
 def json_array_body(model: str, *, most: int) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def json_array_body(model: str, *, most: int) -> dict[str, Any]:
     return _body({"type": "array", "items": items, "minItems": 1, "maxItems": most})
 
 
-def _body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def _body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
 def describe(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, Any]:

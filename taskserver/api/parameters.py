@@ -2,14 +2,16 @@
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from schema.documents.field_errors import note_field_errors, unknown_name
 from schema.documents.field_types import Moment, TaskType
+from schema.documents.problems import Problems
 from schema.errors import InvalidArgument, SubError
 from schema.identity import SubtaskId, TaskId
 from schema.states import TaskState
@@ -124,6 +126,9 @@ Sorts = Annotated[
 ]
 
 
+_LISTS = {"status", "state"}
+
+
 class ListQuestion(BaseModel):
     """Filters, order and page of the list of tasks."""
 
@@ -147,6 +152,28 @@ class ListQuestion(BaseModel):
     page: int = Field(1, ge=1, le=MAX_PAGE, description="From 1.")
     size: int = Field(10, ge=1, le=MAX_PAGE_SIZE, description="Tasks on a page.")
     sort: Sorts = Field([], description="`field,asc` or `field,desc`; repeatable. The default is `id,desc`.")
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read the filters from a JSON document, whose members are spelled like the parameters.
+
+        Raises:
+            InvalidArgument: It names each wrong member.
+
+        """
+        known = {field.alias or name for name, field in cls.model_fields.items()} - {"page", "size", "sort"}
+        problems = Problems()
+        for name in document.keys() - known:
+            problems.argument(f"/filter/{name}", unknown_name(name, known, sort="filter"), document[name])
+        try:
+            listed = {name: [one] if name in _LISTS and isinstance(one, str) else one for name, one in document.items()}
+            question = cls.model_validate(listed)
+        except ValidationError as error:
+            note_field_errors(error, problems, lambda _: known)
+            problems.raise_if_any()
+            raise  # unreachable as long as pydantic names at least one error
+        problems.raise_if_any()
+        return question
 
     @property
     def filter(self) -> TaskFilter:

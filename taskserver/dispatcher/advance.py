@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.identity import SubtaskId, TaskId
-from schema.transitions import frontiers, progress, releases
+from schema.transitions import frontiers, progress, releases, rollbacks
 from schema.transitions.frontiers import Frontier, Share, Startable
 from schema.transitions.progress import Progress
 from taskserver import canvas
@@ -67,7 +67,8 @@ class Advancer:
         mine = progress.try_dispatch_locks(connection, tasks)
         locked = {one.id: one for one in progress.lock_all(connection, mine)} if mine else {}
         most = min(_FRONTIER, self._window.largest_release * SLICE_IDS)
-        shares = [_share(locked[task], most) for task in mine if task in locked and locked[task].may_start]
+        ready = [locked[task] for task in mine if task in locked and locked[task].may_start]
+        shares = [_share(one, most) for one in ready if one.undoing is None or rollbacks.go_on(connection, one)]
         return frontiers.load_frontiers(connection, shares, ahead=_AHEAD) if shares else []
 
     def _choose(self, loaded: Sequence[Frontier]) -> tuple[list[tuple[Frontier, Fragment]], frozenset[str]]:
@@ -100,7 +101,7 @@ class Advancer:
 
 def _share(locked: Progress, most: int) -> Share:
     limit = most if locked.room is None else min(most, locked.room)
-    return Share(locked.id, limit, only_named=locked.is_failing)
+    return Share(locked.id, limit, only_named=locked.only_named)
 
 
 def choose(fragments: Sequence[Fragment], room: Mapping[str, int]) -> tuple[list[Fragment], frozenset[str]]:

@@ -21,10 +21,12 @@ from schema.database import transaction
 from schema.errors import Busy, Unavailable
 from schema.identity import TaskId
 from schema.settings import Settings
-from schema.transitions import releases, settlement
+from schema.transitions import cancellations, releases, settlement
 from taskserver.dispatcher.advance import Advancer
 from taskserver.dispatcher.isolation import isolated
 from taskserver.dispatcher.rescue import Rescuer
+from taskserver.dispatcher.telling import Teller
+from taskserver.dispatcher.upkeep import Upkeep
 from taskserver.dispatcher.window import Window
 
 _LOOK_SECONDS = 1.0
@@ -47,7 +49,8 @@ class Dispatcher:
         self._window = Window(engine, redis, settings)
         self._engine = engine
         self._advancer = Advancer(engine, app, self._window, executor=name)
-        self._rescuer = Rescuer(engine, redis, settings)
+        self._rescuer = Rescuer(engine, redis, settings, tell=Teller(engine, app, settings).tell)
+        self._upkeep = Upkeep(engine)
         self._next_rescue = 0.0
         self._passes = threading.Condition()
         self._begun = 0
@@ -112,15 +115,24 @@ class Dispatcher:
         for task in due:
             with isolated(_log, action="delay", task=task), transaction(self._engine) as connection:
                 releases.end_delays(connection, task)
+        self._expire_overdue()
         self._refuse_unexpanded()
         if time.monotonic() >= self._next_rescue:
             self._next_rescue = time.monotonic() + _LOOK_SECONDS
             self._rescuer.look()
+            self._upkeep.look()
         with transaction(self._engine) as connection:
             next_delay = releases.seconds_to_next_delay(connection)
         if next_delay is None:
             return _LOOK_SECONDS
         return min(_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, next_delay))
+
+    def _expire_overdue(self) -> None:
+        with transaction(self._engine) as connection:
+            overdue = cancellations.overdue_tasks(connection, limit=_PAGE)
+        for task in overdue:
+            with isolated(_log, action="expire", task=task), transaction(self._engine) as connection:
+                cancellations.expire(connection, task)
 
     def _refuse_unexpanded(self) -> None:
         with transaction(self._engine) as connection:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from redis import Redis
@@ -22,8 +23,16 @@ _log = get_logger("taskserver.dispatcher")
 class Rescuer:
     """Judges silence; trusts its own judgement only after it has itself been watching without a stall."""
 
-    def __init__(self, engine: Engine, redis: Redis, settings: Settings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        redis: Redis,
+        settings: Settings,
+        *,
+        tell: Callable[[Sequence[SubtaskId]], None] | None = None,
+    ) -> None:
         self._engine = engine
+        self._tell = tell
         self._redis = redis
         self._settings = settings
         self._watching_since: float | None = None
@@ -52,6 +61,8 @@ class Rescuer:
             with isolated(_log, action="rescue", task=claim.task), transaction(self._engine) as connection:
                 ids = rescues.rescue(connection, claim, seen=None)
             _log.warning("claim rescued", action="rescue", task=claim.task, claim=claim.claim, subtasks=len(ids))
+            if self._tell is not None:
+                self._tell(ids)
 
     def _recall_units(self) -> None:
         age = self._settings.lost_after_seconds

@@ -11,8 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, text
 
+from schema.identity import TaskId
 from schema.states import TaskState
-from taskserver.queries.reading import one_snapshot
+from taskserver.queries.reading import one_snapshot, one_statement
 from taskserver.queries.task_rows import HEAD, head_of
 from taskserver.views.subtasks import BasicSubtask
 from taskserver.views.tasks import BasicTask, Page, TaskPage
@@ -113,6 +114,14 @@ def list_tasks(
         contents=[BasicTask(**head_of(row), subtasks=subtasks.get(row["id"], [])) for row in rows],
         page=Page(total_elements=total, total_pages=-(-total // size), number=page, size=size),
     )
+
+
+def task_ids(engine: Engine, wanted: TaskFilter, *, account: str, most: int) -> list[TaskId]:
+    """Return the ids of the account's tasks that a filter finds, the oldest first."""
+    where, parameters = _where(wanted, account)
+    statement = text(f"SELECT t.id FROM tasks AS t WHERE {where} ORDER BY t.id LIMIT :most")
+    with one_statement(engine) as connection:
+        return [TaskId(one) for one in connection.execute(statement, {**parameters, "most": most}).scalars()]
 
 
 def _where(wanted: TaskFilter, account: str) -> tuple[str, dict[str, Any]]:

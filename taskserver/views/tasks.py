@@ -169,3 +169,25 @@ class Operations(View):
     """The audit of a task, oldest first."""
 
     contents: list[OperationRecord]
+
+
+class TaskFailure(View):
+    """Why a task of a bulk call was left as it was."""
+
+    code: int
+    type: str
+    message: str
+
+
+class RetriedTask(View):
+    """What became of one task of a bulk retry."""
+
+    id: Id
+    successful: bool = Field(description="It runs again.")
+    error: TaskFailure | None = None
+
+
+class RetriedTasks(View):
+    """What became of each task of a bulk retry."""
+
+    contents: list[RetriedTask]

@@ -4,10 +4,14 @@ Times are of the machine's monotonic clock, which all processes share. Marks are
 """
 
 import ctypes
+import json
 import os
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from workers import Context, subtask
@@ -91,3 +95,80 @@ def say(ctx: Context, failures: int = 0) -> None:
     ctx.log.info("logged in attempt %s", ctx.attempt)
     if ctx.attempt <= failures:
         raise ValueError(f"attempt {ctx.attempt} is to fail")
+
+
+@subtask("probe.stop")
+def stop(ctx: Context, how: str, directory: str, seconds: float = 60) -> str:
+    """Note the process, and take so long; `asks` stops when it is asked to, `returns` returns then, the others go on."""
+    _note(directory, f"{ctx.subtask.key} {ctx.attempt} {os.getpid()}")
+    print(f"{ctx.subtask.key} is at work")
+    _WORK[how](ctx, seconds)
+    return how
+
+
+def _returns(ctx: Context, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not ctx.cancelled and time.monotonic() < end:
+        threading.Event().wait(_PAUSE_SECONDS)
+
+
+def _spawns(_: Context, seconds: float) -> None:
+    program = subprocess.Popen(["sleep", str(seconds)])
+    print(f"started {program.pid}", flush=True)
+    program.wait()
+
+
+def _ignores(ctx: Context, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(BaseException):
+            ctx.wait(_PAUSE_SECONDS)
+
+
+_WORK: dict[str, Callable[[Context, float], object]] = {
+    "asks": lambda ctx, seconds: ctx.wait(seconds),
+    "returns": _returns,
+    "ignores": _ignores,
+    "sleeps": lambda _, seconds: time.sleep(seconds),
+    "spawns": _spawns,
+    "computes": lambda _, seconds: sum(range(int(seconds * 1e9))),  # in C, and does not let go of the interpreter
+}
+
+
+@subtask("probe.made")
+def made(ctx: Context, directory: str, given: object = None, fails: bool = False, seconds: float = 0) -> str:
+    """Make what the rollback unmakes; fail at the end if told so."""
+    _note(directory, f"make {ctx.subtask.key} {ctx.operation} {ctx.attempt}")
+    ctx.wait(seconds)
+    if fails and not (Path(directory) / "repaired").exists():
+        raise ValueError(f"{ctx.subtask.key} is to fail")
+    return f"made {ctx.subtask.key}"
+
+
+@made.rollback
+def unmake(ctx: Context, directory: str, given: object = None, seconds: float = 0) -> None:
+    """Note what is undone, with what it was given; fail if the file `stuck-KEY` is there, wait while `slow-KEY` is."""
+    began = time.monotonic()
+    print(f"unmaking {ctx.subtask.key}")
+    ctx.wait(seconds)
+    if (slow := Path(directory) / f"slow-{ctx.subtask.key}").exists():
+        _note(directory, f"slow {ctx.subtask.key}")
+    while slow.exists():
+        ctx.wait(_PAUSE_SECONDS)
+    if (Path(directory) / f"stuck-{ctx.subtask.key}").exists():
+        raise ValueError(f"{ctx.subtask.key} cannot be undone")
+    span = f"{began} {time.monotonic()}"
+    _note(directory, f"unmake {ctx.subtask.key} {ctx.operation} {ctx.attempt} {span} {json.dumps(given)}")
+
+
+@subtask("probe.moody", max_attempts=3, backoff=0.1, retry_on=OSError, do_not_retry_on=(PermissionError, TimeoutError))
+def moody(ctx: Context, raises: str, directory: str, seconds: float = 0) -> str:
+    """Raise the named exception each time, or take too long."""
+    _note(directory, f"{ctx.subtask.key} {ctx.attempt} {ctx.idempotency_key}")
+    ctx.wait(seconds)
+    if raises:
+        raise _ERRORS[raises]("as asked")
+    return raises
+
+
+_ERRORS = {one.__name__: one for one in (OSError, PermissionError, ConnectionError, ValueError)}

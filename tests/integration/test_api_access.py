@@ -8,6 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy import Engine
 
+from taskserver.control import SUBTASK_VERBS, TASK_VERBS
 from taskserver.embedded.stack import EmbeddedStack
 from taskserver.principals import Role
 from tests.api_client import PREFIX, ApiClient, running_api
@@ -17,6 +18,11 @@ OPEN = {"/healthz", "/readyz"}
 NEEDS = {
     ("POST", "/instances"): Role.TASK_SUBMITTER,
     ("POST", "/instances/batch"): Role.TASK_SUBMITTER,
+    ("POST", "/instances/retry"): Role.TASK_MANAGER,
+    **{("POST", f"/instances/{{id}}/{verb}"): Role.TASK_MANAGER for verb in TASK_VERBS},
+    **{("POST", f"/instances/{{id}}/subtasks/{{sid}}/{verb}"): Role.TASK_MANAGER for verb in SUBTASK_VERBS},
+    ("PUT", "/definitions/{name}"): Role.ADMIN,
+    ("DELETE", "/definitions/{name}"): Role.ADMIN,
     ("GET", "/principals"): Role.ADMIN,
     ("POST", "/principals"): Role.ADMIN,
     ("DELETE", "/principals/{name}"): Role.ADMIN,

@@ -51,7 +51,7 @@ _STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
         {"outcomes": '[{"id": 200, "verdict": "SUCCESSFUL", "lost": false}]', "task": 20, "claim": 1},
     ),
     "named": (settlement._NAMED, {"task": 20}),
-    "settle": (settlement._SETTLE, {"task": 20, "state": "FAILED"}),
+    "settle": (settlement._SETTLE, {"task": 20, "state": "FAILED", "late": False, "backwards": False}),
     "lost claims": (rescues._LOST_CLAIMS, {"silence": 5.0, "limit": 500}),
     "old releases": (rescues._READY_QUEUES, {"age": 2.0}),
     "held": (rescues._HELD, {"task": 20, "claim": 1, "process": 1, "cap": 3}),

@@ -391,3 +391,15 @@ def test_a_wide_batch_is_recorded_in_one_statement(engine: Engine) -> None:
     assert len(recorded.ids) == 500
     assert task.frontier() == ["join"]
     assert time.monotonic() - began < 10
+
+
+def test_what_a_cancelled_handler_returned_stays_on_its_attempt(engine: Engine) -> None:
+    task = make_task(engine, {"a": [], "b": []})
+    claimed = task.begin("a", "b")
+    task.cancel("a")
+
+    task.record(claimed, "SUCCESSFUL", result={"cpu": 8})
+
+    assert [row["result"] for row in task.attempts("a")] == [{"cpu": 8}]
+    assert [row["result"] for row in task.attempts("b")] == [None]  # its result is the subtask's
+    assert task.states() == {"a": "FAILED", "b": "SUCCESSFUL"}

@@ -8,10 +8,11 @@ from sqlalchemy import Engine, text
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.transitions import registrations, rescues, steps
+from schema.transitions.logs import LogRow, write_logs
 from schema.transitions.registrations import Beat, WorkerInfo
 from schema.transitions.rescues import LOST_STARTS, LostClaim, LostUnit, Seen
 from schema.transitions.steps import Wanted
-from tests.factories import PROCESS, StoredTask, execute, make_task, together
+from tests.factories import PROCESS, StoredTask, execute, make_task, many, together
 from tests.invariants import assert_invariants
 
 LONG_SILENCE, NO_SILENCE = 3600.0, 0.0
@@ -246,7 +247,34 @@ def test_what_was_killed_after_its_cancel_grace_ends_cancelled(engine: Engine, t
     task.rescue(claimed.claim, seen=Seen(claimed.id, timed_out=True))
 
     assert task.states() == {"a": "FAILED"}
-    assert [attempt["outcome"] for attempt in task.attempts("a")] == ["CANCELED"]
+    [attempt] = task.attempts("a")
+    assert (attempt["outcome"], attempt["error_type"]) == ("CANCELED", "cancelled")
+    assert attempt["error_message"] == "did not stop when it was asked to and was killed"
+
+
+def test_what_must_not_begin_twice_fails_when_the_one_after_it_overran(engine: Engine) -> None:
+    """It may have ended without a record; that its neighbour was killed gives it no other attempt."""
+    task = make_task(engine, {"a": (), "b": ()}, {"a": {"lost_is_failure": True, "max_attempts": 3}})
+    task.release("a", "b")
+    [first, second] = task.claim("a", "b")
+
+    task.rescue(first.claim, seen=Seen(second.id, timed_out=True))
+
+    assert task.states() == {"a": "FAILED", "b": "FAILED"}
+    assert [one["error_type"] for key in ("a", "b") for one in task.attempts(key)] == ["worker_lost", "timeout"]
+
+
+def test_the_log_tells_what_a_dead_process_could_not(engine: Engine) -> None:
+    task = make_task(engine, {"a": ()}, {"a": {"max_attempts": 2}})
+    [claimed] = task.begin("a")
+    with transaction(engine) as connection:
+        write_logs(connection, [LogRow(task.id, claimed.id, claimed.claim, 0, "at work\n")])
+
+    task.rescue(claimed.claim, seen=Seen(claimed.id))
+
+    rows = many(engine, "SELECT text FROM subtask_logs WHERE subtask_id = :id ORDER BY sequence", id=claimed.id)
+    [attempt] = task.attempts("a")
+    assert [row["text"] for row in rows] == ["at work\n", f"worker_lost: {attempt['error_message']}\n"]
 
 
 def test_a_timeout_counts_as_a_failure_and_is_tried_again_after_a_pause(engine: Engine) -> None:

@@ -27,8 +27,9 @@ MAY_WRITE_SQL = (
     "schema/migrations/",
     "schema/migration.py",  # its lock
     "schema/inputs.py",  # what a handler is given, read by workers
+    "schema/task_events.py",  # how attempts ended that somebody else recorded, for Flower
     "taskserver/queries/",
-    "taskserver/submission.py",  # the kinds that a submission names
+    "schema/callers_transaction.py",  # its search path
     "taskserver/principals.py",
 )
 

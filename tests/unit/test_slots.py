@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from workers.slots import Slots
+from workers.slots import NEVER, Slots
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -82,9 +82,50 @@ def test_only_a_process_that_was_killed_for_it_has_timed_out() -> None:
     slot.begin(subtask=5, kill_at=1)
 
     assert not slot.read().was_killed
-    slot.note_kill(process=1)
+    slot.note_kill(process=1, subtask=5)
     left = slot.take_over(process=2, pid=11)
 
     assert left is not None
     assert left.was_killed
     assert not slot.read().was_killed
+
+
+def test_what_a_killed_process_had_gone_on_to_has_not_overrun() -> None:
+    slot = Slots(1)[0]
+    slot.take_over(process=1, pid=10)
+    slot.begin_unit(task=3, carrier=99)
+    slot.hold(claim=12)
+    slot.begin(subtask=5, kill_at=1)
+
+    slot.begin(subtask=6, kill_at=NEVER)
+    slot.note_kill(process=1, subtask=5)
+
+    assert not slot.read().was_killed
+
+
+def test_a_request_to_stop_is_for_one_claim() -> None:
+    slot = Slots(1)[0]
+    slot.take_over(process=1, pid=10)
+    slot.hold(claim=12)
+    slot.begin(subtask=5, kill_at=NEVER)
+
+    slot.ask_to_stop(claim=12, subtask=5, by=1)
+
+    assert slot.is_asked_to_stop(12, 5)
+    assert slot.read().overran
+    slot.hold(claim=13)
+    slot.begin(subtask=5, kill_at=NEVER)
+    assert not slot.is_asked_to_stop(13, 5)
+    assert not slot.read().overran
+
+
+def test_the_first_request_sets_the_grace() -> None:
+    slot = Slots(1)[0]
+    slot.take_over(process=1, pid=10)
+    slot.hold(claim=12)
+    slot.begin(subtask=5, kill_at=NEVER)
+
+    slot.ask_to_stop(claim=12, subtask=5, by=1)
+    slot.ask_to_stop(claim=12, subtask=5, by=NEVER)
+
+    assert slot.read().overran
