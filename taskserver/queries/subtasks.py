@@ -47,7 +47,7 @@ SELECT {TASK_FACTS}, {TASK_ARGUMENTS},
     ) AS to_be_undone,
     (
         SELECT json_agg(json_build_array(attempt, operation, outcome, executor, started_at, finished_at, error_type,
-            error_message, error_line) ORDER BY claim)
+            error_message, error_line, result) ORDER BY claim)
         FROM subtask_attempts WHERE subtask_id = :subtask
     ) AS attempts
 FROM tasks AS t JOIN task_progress AS p ON p.id = t.id
@@ -91,7 +91,7 @@ def subtask_detail(
         **members,
         flower_url=f"{flower_url}/task/{members['celery_id']}" if shown else None,
         arguments=arguments.of_subtask(row["arguments"] or {}),
-        attempts=_attempts(row, found),
+        attempts=_attempts(row, found, arguments),
     )
 
 
@@ -100,8 +100,8 @@ def no_subtask(task: TaskId, subtask: SubtaskId) -> NotFound:
     return NotFound(f"task {task} has no subtask {subtask}: its detail lists the subtasks it has", target=str(subtask))
 
 
-def _attempts(row: RowMapping, subtask: SubtaskRow) -> list[Attempt]:
-    attempts = [_ended(*one) for one in row["attempts"] or ()]
+def _attempts(row: RowMapping, subtask: SubtaskRow, arguments: TaskArguments) -> list[Attempt]:
+    attempts = [_ended(arguments, *one) for one in row["attempts"] or ()]
     if subtask.state in BEGUN_SUBTASK_STATES:
         attempts.append(
             Attempt(
@@ -115,13 +115,14 @@ def _attempts(row: RowMapping, subtask: SubtaskRow) -> list[Attempt]:
     return attempts
 
 
-def _ended(number: int, operation: str, outcome: str, executor: str | None, *rest: Any) -> Attempt:
-    started_at, finished_at, error_type, error_message, error_line = rest
+def _ended(arguments: TaskArguments, number: int, operation: str, *rest: Any) -> Attempt:
+    outcome, executor, started_at, finished_at, error_type, error_message, error_line, result = rest
     return Attempt(
         attempt=number,
         operation=operation,
         status=outcome,
         executor=executor,
+        result=arguments.result(result),
         start_time=wire_text(started_at),
         finish_time=wire_text(finished_at),
         error=failure(error_type, error_message, error_line),

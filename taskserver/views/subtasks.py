@@ -75,6 +75,7 @@ class Attempt(View):
     start_time: Moment
     finish_time: Moment | None = None
     error: Failure | None = None
+    result: Any = Field(None, description="Only of a cancelled attempt: what its handler returned all the same.")
 
 
 class SubtaskDetail(Subtask):

@@ -305,3 +305,15 @@ def test_kinds_and_workers_are_listed(api: ApiClient, engine: Engine, worker: in
         stop_worker(connection, worker)
     (stopped,) = api.data("/workers")["contents"]
     assert (stopped["alive"], "stopTime" in stopped) == (False, True)
+
+
+def test_a_cancelled_attempt_shows_what_its_handler_returned_all_the_same(api: ApiClient, engine: Engine) -> None:
+    task = make_task(engine, {"a": ()})
+    claimed = task.begin("a")
+    task.cancel("a")
+    task.record(claimed, "SUCCESSFUL", result={"cpu": 8})
+
+    shown = api.data(f"/instances/{task.id}/subtasks/{task.ids['a']}")
+
+    assert (shown["status"], "result" in shown) == ("FAILED", False)
+    assert [(one["status"], one["result"]) for one in shown["attempts"]] == [("CANCELED", {"cpu": 8})]
