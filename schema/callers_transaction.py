@@ -12,20 +12,26 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, text
 
-from schema.errors import InvalidArgument
+from schema.errors import Busy, InvalidArgument
 from schema.roundtrip import AnyConnection, Request, fetch_together
 
 _TAKEN = "a SQLAlchemy Connection or Session on PostgreSQL, or a psycopg.Connection"
-# Where our tables are, whatever the caller's own path leads to first; the temporary tables come last.
-_PATHS = text(
+MOST_WAITING = "20s"
+# Where our tables are, whatever the caller's own path leads to first; the temporary tables come last. And how long we wait for a
+# lock: no longer than they would.
+_SETTINGS = text(
     """
-SELECT current_setting('search_path') AS theirs, format('%I, pg_temp', n.nspname) AS ours
+SELECT current_setting('search_path') AS their_path, format('%I, pg_temp', n.nspname) AS our_path,
+    current_setting('lock_timeout') AS their_waiting,
+    CASE WHEN current_setting('lock_timeout')::interval BETWEEN '1 ms' AND CAST(CAST(:most AS text) AS interval)
+        THEN current_setting('lock_timeout') ELSE CAST(:most AS text) END AS our_waiting
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relname = 'subtask_specs' AND c.relkind = 'r'
 ORDER BY pg_table_is_visible(c.oid) DESC, n.nspname = 'public' DESC LIMIT 1
 """
 )
-_TAKE_PATH = text("SELECT set_config('search_path', :path, true)")
+_SET = text("SELECT set_config('search_path', :path, true), set_config('lock_timeout', :waiting, true)")
+_STALE_SNAPSHOT = "40001"
 
 
 @contextmanager
@@ -37,20 +43,37 @@ def part_of_transaction(connection: object) -> Iterator[AnyConnection]:
     Raises:
         TypeError: It is no connection that can be used.
         InvalidArgument: It commits each statement on its own, or it leads to another database.
+        Busy: Another transaction was in the way, for `MOST_WAITING` or as long as the caller's own `lock_timeout` if shorter.
         Unavailable: PostgreSQL is away.
 
     """
     usable = _usable(connection)
-    [paths] = fetch_together(usable, [Request(_PATHS, {})])
-    if not paths:
+    [found] = fetch_together(usable, [Request(_SETTINGS, {"most": MOST_WAITING})])
+    if not found:
         raise InvalidArgument(
             "the connection leads to a database without the tables of taskserver: connect to that of"
             " TASKSERVER_DATABASE_URL, or run `taskserver migrate` on this one"
         )
-    with _savepoint(usable):
-        fetch_together(usable, [Request(_TAKE_PATH, {"path": paths[0]["ours"]})])
+    [settings] = found
+    with _stale_snapshots_told(), _savepoint(usable):
+        fetch_together(usable, [Request(_SET, {"path": settings["our_path"], "waiting": settings["our_waiting"]})])
         yield usable
-        fetch_together(usable, [Request(_TAKE_PATH, {"path": paths[0]["theirs"]})])
+        fetch_together(usable, [Request(_SET, {"path": settings["their_path"], "waiting": settings["their_waiting"]})])
+
+
+@contextmanager
+def _stale_snapshots_told() -> Iterator[None]:
+    """Say what helps where the transaction cannot see what another has committed since it began, however often it tries."""
+    try:
+        yield
+    except Busy as error:
+        cause = error.__cause__
+        if getattr(getattr(cause, "orig", cause), "sqlstate", None) != _STALE_SNAPSHOT:
+            raise
+        raise Busy(
+            "another transaction has committed the same instance or idempotency key since this one began, which its isolation"
+            " hides: roll this transaction back, begin a new one, and submit again in that"
+        ) from error
 
 
 def _savepoint(connection: AnyConnection) -> AbstractContextManager[object]:

@@ -30,13 +30,19 @@ class TaskInfo:
     arguments: Mapping[str, object] = field(default_factory=dict)
     trace_id: str | None = None
     traceparent: str | None = None
+    redacts: bool = False  # its definition hides values from who may see the task
 
 
+# Of a task `t`. What a definition stores under `redact` is a list; whatever else somebody put there hides as well.
+REDACTS = """EXISTS (
+    SELECT FROM task_definitions AS f WHERE f.id = t.definition_id AND f.document -> 'redact' <> '[]'
+)"""
 _TASK = text(
-    """
-SELECT id, task_id AS hex_id, name, type, task_type, account, creator, instance_id, extra, argument, trace_id, traceparent
-FROM tasks WHERE id = :task
-"""
+    f"""
+SELECT id, task_id AS hex_id, name, type, task_type, account, creator, instance_id, extra, argument, trace_id, traceparent,
+    {REDACTS} AS redacts
+FROM tasks AS t WHERE id = :task
+"""  # noqa: S608 - a constant
 )
 _RESULTS = text(
     """

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from typing import TypeGuard
 
 from schema.pointers import BadReference
-from schema.references import Literal, recognise
+from schema.references import Literal, Reference, recognise
 
 MASK = "******"
 Location = tuple[str | int, ...]
@@ -24,6 +24,29 @@ def find_named(value: object, names: Collection[str]) -> Iterator[tuple[Location
                 yield (*location, name), inner
             else:
                 stack.append(((*location, name), inner))
+
+
+def find_open(value: object, names: Collection[str], *, references: bool = True) -> Iterator[Location]:
+    """Yield where something other than null is written under one of the names, at any depth.
+
+    Args:
+        value: JSON.
+        names: Members of objects.
+        references: Pass over references (`{"$arg": …}`), outside literals: they say where a value comes from, not what it is.
+
+    """
+    stack: list[tuple[Location, object, bool, bool]] = [((), value, False, references)] if names else []
+    while stack:
+        location, here, named, referring = stack.pop()
+        found = _recognised(here) if referring else None
+        if found is not None and not isinstance(found, Literal):
+            continue
+        referring = referring and found is None
+        if isinstance(here, (dict, list)):
+            inside = [((*location, name), one, named or name in names, referring) for name, one in _members(here)]
+            stack.extend(reversed(inside))
+        elif named and here is not None:
+            yield location
 
 
 class Redaction:
@@ -88,8 +111,12 @@ def _is_leaf(value: object) -> TypeGuard[str | int | float]:
 
 
 def _is_reference(value: object) -> bool:
-    try:
-        found = recognise(value) if isinstance(value, dict) else None
-    except BadReference:
-        return False
+    found = _recognised(value)
     return found is not None and not isinstance(found, Literal)
+
+
+def _recognised(value: object) -> Reference | Literal | None:
+    try:
+        return recognise(value) if isinstance(value, dict) else None
+    except BadReference:
+        return None

@@ -4,8 +4,9 @@ The only reader of the environment. Settings that another process must agree on 
 same for servers and workers.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schema.errors import InvalidArgument, SubError
 from schema.limits import Limits
+from schema.signing import signing_key
 
 REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
@@ -35,6 +37,7 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = None
     handlers: Annotated[tuple[str, ...], NoDecode] = ()
     callback_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    callback_key: SecretStr | None = None
     url: str | None = None
     token: SecretStr | None = None
     flower_url: str | None = None
@@ -54,7 +57,12 @@ class Settings(BaseSettings):
     max_value_bytes: PositiveInt = 256 * 1024
     max_submission_bytes: PositiveInt = 16 * 1024 * 1024
     max_log_bytes: PositiveInt = 16 * 1024 * 1024
-    database_pool: PositiveInt = Field(default=20, description="Connections that one server process may hold.")
+    max_streams: PositiveInt = Field(default=500, description="Streams of events that one server process keeps open.")
+    max_streams_per_principal: PositiveInt = Field(default=250, description="Of those the most for one principal.")
+    database_pool: PositiveInt = Field(
+        default=20,
+        description="Connections that the requests of one server process may use; its dispatcher has a few of its own.",
+    )
 
     @property
     def limits(self) -> Limits:
@@ -147,6 +155,22 @@ class Settings(BaseSettings):
     def require_secret_key(self) -> str:
         """Return the key that tokens are made with, or say how to give one."""
         return _required(self.secret_key, "TASKSERVER_SECRET_KEY", "any long random text, the same for all servers")
+
+    def require_callback_key(self) -> str:
+        """Return the key that callbacks are signed with, or say how to give one; by default it is made of the secret key."""
+        if self.callback_key is None and self.secret_key is not None:
+            return signing_key(self.secret_key.get_secret_value()).decode()
+        return _required(self.callback_key, "TASKSERVER_CALLBACK_KEY", "any long random text, which receivers know too")
+
+
+def secret_variables(names: Iterable[str]) -> set[str]:
+    """Return those of the names that are variables with a secret of ours; upper and lower case are the same, as in reading."""
+    secrets = {
+        f"TASKSERVER_{name.upper()}"
+        for name, field in Settings.model_fields.items()
+        if SecretStr in get_args(field.annotation)
+    }
+    return {name for name in names if name.upper() in secrets}
 
 
 def _required(value: SecretStr | None, name: str, example: str) -> str:

@@ -1,8 +1,9 @@
 """What happens to subtasks, told as Celery tells of tasks, for Flower and whatever else listens to Celery's events.
 
 To Celery a subtask is a task of its own, named after its kind, with the task as its root; that several of them travel in
-one message is nobody's business there. An event holds no argument, and of a result or an error only what is short: the whole
-of it is in the subtask's detail and log, which have a login and roles of their own.
+one message is nobody's business there. An event holds no argument and no text of a result: the whole of it is in the
+subtask's detail and log, which have a login and roles of their own. Where the definition hides values, an event holds
+nothing that a handler has composed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, RowMapping, text
 
 from schema.identity import SubtaskId, TaskId, subtask_hex
+from schema.inputs import REDACTS
+from schema.redaction import MASK
 from schema.states import Operation, SubtaskState
 
 Event = dict[str, Any]
@@ -42,21 +45,27 @@ class Happening(NamedTuple):
     shown: str = ""
 
 
-def shown_value(value: object) -> str:
-    """Return what is shown of a result: it costs no more for a large one, and gives little away."""
+def shown_value(value: object, *, redacted: bool = False) -> str:
+    """Return what is shown of a result: numbers, of all else the size; nothing where the definition hides values."""
+    if redacted:
+        return MASK
     match value:
         case dict():
             return f"{{{len(value)} members}}"
         case list():
             return f"[{len(value)} elements]"
-        case str() if len(value) > _MOST_SHOWN:
-            return repr(value[:_MOST_SHOWN] + "…")
-    return repr(value)
+        case str():
+            return f"{len(value)} characters"
+    return repr(value)[:_MOST_SHOWN]
 
 
-def shown_error(error_type: str | None, message: str | None) -> str:
-    """Return what is shown of an error."""
-    return f"{error_type or 'failed'}: {message or ''}"[:_MOST_ERROR]
+def shown_error(error_type: str | None, message: str | None, *, redacted: bool = False) -> str:
+    """Return what is shown of an error; its type alone where the definition hides values, which messages may repeat."""
+    named = error_type or "failed"
+    if redacted:
+        return named
+    text = message or ""
+    return (text if text.startswith(named) else f"{named}: {text}")[:_MOST_ERROR]
 
 
 def events_of(happening: Happening, *, hostname: str) -> Iterator[Event]:
@@ -90,16 +99,16 @@ def events_of(happening: Happening, *, hostname: str) -> Iterator[Event]:
 
 # Of what runs again by now, whoever runs it tells.
 _FATES = text(
-    """
+    f"""
 SELECT t.id AS task, t.task_id AS task_hex, d.series_id, d.key, d.kind, s.state, a.attempt, a.operation, a.outcome,
-    a.error_type, a.error_message, extract(epoch FROM a.finished_at)::float AS at,
+    a.error_type, a.error_message, {REDACTS} AS redacts, extract(epoch FROM a.finished_at)::float AS at,
     extract(epoch FROM a.finished_at - a.started_at)::float AS seconds,
     (SELECT name FROM workers WHERE host = split_part(a.executor, ':', 1) ORDER BY beat_at DESC LIMIT 1) AS worker
 FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id JOIN tasks AS t ON t.id = s.task_id
     JOIN LATERAL (SELECT * FROM subtask_attempts WHERE subtask_id = s.id ORDER BY claim DESC LIMIT 1) AS a ON true
 WHERE s.id = ANY (CAST(:ids AS bigint[])) AND s.state NOT IN ('RUNNING', 'CANCELING')
 ORDER BY s.id
-"""
+"""  # noqa: S608 - a constant
 )
 _ENDS = {"SUCCESSFUL": "succeeded", "CANCELED": "revoked"}
 
@@ -115,10 +124,11 @@ def read_fates(connection: Connection, ids: Sequence[SubtaskId]) -> list[tuple[s
 
 def _happening(row: RowMapping) -> Happening:
     failed = "failed" if row["state"] == SubtaskState.FAILED else "retried"
+    error = shown_error(row["error_type"], row["error_message"], redacted=row["redacts"])
     return Happening(
         at=row["at"],
         what=_ENDS.get(row["outcome"], failed),
         node=Node(**{name: row[name] for name in Node._fields}),
         seconds=row["seconds"],
-        shown="" if row["outcome"] in _ENDS else shown_error(row["error_type"], row["error_message"]),
+        shown="" if row["outcome"] in _ENDS else error,
     )

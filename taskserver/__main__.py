@@ -4,13 +4,16 @@ import gc
 import sys
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-from taskserver.cli import doctor, planning, processes, registry, retrying, submitting, tasks, verbs
-from taskserver.cli.definitions import definitions
-from taskserver.cli.endings import Commands, run
-from taskserver.cli.exits import EPILOG
-from taskserver.cli.principals import principals
+    from taskserver.cli import doctor, planning, processes, registry, retrying, submitting, tasks, verbs
+    from taskserver.cli.definitions import definitions
+    from taskserver.cli.endings import Commands, run
+    from taskserver.cli.exits import EPILOG, Exit
+    from taskserver.cli.principals import principals
+except KeyboardInterrupt:  # they take a moment, and a Ctrl-C in it deserves no traceback
+    sys.exit(130)
 
 app = typer.Typer(
     name="taskserver",
@@ -51,6 +54,8 @@ def main() -> None:
     """Run the command line; every error of ours ends as a message on standard error and an exit code."""
     try:
         sys.exit(run(app))
+    except KeyboardInterrupt:  # before or after the command itself, whose own interruption is told in words
+        sys.exit(Exit.INTERRUPTED)
     finally:
         gc.freeze()  # or Python takes up to a second to sort all that was imported before the system takes it back
 

@@ -1,7 +1,7 @@
 """Celery's command line with the current directory last on the import path: `python -P -m taskserver.celery_program`.
 
-Handler modules are found there. Celery by itself puts it first, and with it whatever lies there and is called `workers`,
-`schema` or `celery`.
+Celery by itself puts it first, and with it whatever lies there and is called `workers`, `schema` or `celery`. The worker puts
+it first while it imports the modules of handlers.
 """
 
 import sys

@@ -30,7 +30,7 @@ _SECRET_NAMES = frozenset({"password", "sslpassword", "passfile"})
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found; `cure` says what to do where it failed."""
+    """What one check found; `cure` says what to do where it failed, or may come to."""
 
     name: str
     ok: bool
@@ -59,9 +59,15 @@ class Report:
         return {"ok": self.ok, "checks": [one.document() for one in self.findings]}
 
 
-def run_checks(settings: Settings) -> Report:
-    """Check everything; what cannot be checked because something before it failed is said to be so."""
-    findings = [_check_settings(settings)]
+def run_checks(settings: Settings, *, of_worker: bool = False) -> Report:
+    """Check everything; what cannot be checked because something before it failed is said to be so.
+
+    Args:
+        settings: What to check.
+        of_worker: They are a worker's, which has no secret key.
+
+    """
+    findings = [_check_settings(settings, of_worker=of_worker)]
     if settings.redis_url is not None:
         findings.append(_check_broker(settings))
     if settings.database_url is not None:
@@ -89,16 +95,11 @@ def shown_address(url: str) -> str:
     return f"{shown}?{unquote(urlencode(query))}" if query else shown
 
 
-def _check_settings(settings: Settings) -> Finding:
-    missing = [
-        name
-        for name, value in (
-            ("TASKSERVER_DATABASE_URL", settings.database_url),
-            ("TASKSERVER_REDIS_URL", settings.redis_url),
-            ("TASKSERVER_SECRET_KEY", settings.secret_key),
-        )
-        if value is None
-    ]
+def _check_settings(settings: Settings, *, of_worker: bool) -> Finding:
+    needed = {"TASKSERVER_DATABASE_URL": settings.database_url, "TASKSERVER_REDIS_URL": settings.redis_url}
+    if not of_worker:
+        needed["TASKSERVER_SECRET_KEY"] = settings.secret_key
+    missing = [name for name, value in needed.items() if value is None]
     if missing:
         cure = "set them, or run `taskserver dev`, which brings its own servers"
         return Finding("settings", ok=False, detail=f"not set: {', '.join(missing)}", cure=cure)
@@ -150,7 +151,7 @@ def _check_database(settings: Settings, engine: Engine) -> Iterator[Finding]:
     yield migrations
     if migrations.ok:
         yield from _guarded("workers", lambda: _check_workers(engine, settings))
-        yield from _guarded("kinds", lambda: _check_kinds(engine))
+        yield from _guarded("kinds", lambda: _check_kinds(engine, settings))
 
 
 def _postgres_major(engine: Engine) -> int:
@@ -186,12 +187,28 @@ def _check_workers(engine: Engine, settings: Settings) -> Finding:
     return Finding("workers", ok=True, detail=f"{len(alive)} alive, {slots} slots, queues: {queues}")
 
 
-def _check_kinds(engine: Engine) -> Finding:
-    kinds = registered_kinds(engine).contents
-    if not kinds:
+def _check_kinds(engine: Engine, settings: Settings) -> Finding:
+    names = [one.name for one in registered_kinds(engine).contents]
+    if not names:
         cure = "start a worker: it registers the kinds of its handlers"
         return Finding("kinds", ok=False, detail="none registered", cure=cure)
-    return Finding("kinds", ok=True, detail=f"{len(kinds)}: {', '.join(one.name for one in kinds)}")
+    detail = f"{len(names)}: {', '.join(names)}"
+    unserved = _unserved(names, engine, settings)
+    if not unserved:
+        return Finding("kinds", ok=True, detail=detail)
+    # No failure: what nobody offers any more stays registered for the tasks that had it.
+    cure = "if they are still wanted, start a worker with their modules: `taskserver worker --handlers MODULE`"
+    return Finding("kinds", ok=True, detail=f"{detail}; no live worker has {', '.join(unserved)}", cure=cure)
+
+
+def _unserved(names: list[str], engine: Engine, settings: Settings) -> list[str]:
+    """Return the kinds that no live worker has; none where a worker has not said, or none lives, which is told itself."""
+    workers = known_workers(engine, silence_seconds=settings.dead_after_seconds).contents
+    offers = [one.kinds for one in workers if one.alive]
+    if not offers or None in offers:
+        return []
+    offered = {kind for kinds in offers for kind in kinds or ()}
+    return [name for name in names if name not in offered]
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ them apart. All sizes count what will be stored, once per subtask.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from schema.documents.argument_checks import ArgumentChecker
 from schema.documents.problems import Problems
 from schema.errors import TooLarge
 from schema.kinds import KindInfo
@@ -14,7 +15,6 @@ from schema.limits import Limits
 from schema.pointers import BadReference
 from schema.references import ItemReference, ResultReference, find_references, substitute_item
 from schema.storable import check_stored_size
-from taskserver.argument_checks import ArgumentChecker
 from taskserver.layout import Layout, Template
 
 EMPTY_FOREACH_KIND = "builtin.noop"

@@ -15,6 +15,7 @@ from schema.identity import SubtaskId, TaskId
 from schema.transitions import cancellations, holds, idempotency, retries, rollbacks, skips
 from schema.transitions.idempotency import IdempotentCall
 from schema.transitions.orders import Order
+from schema.transitions.patience import waiting_a_moment_only
 
 TaskVerb = Callable[[Connection, TaskId, Order], None]
 SubtaskVerb = Callable[[Connection, TaskId, SubtaskId, Order], None]
@@ -65,11 +66,12 @@ def operate(engine: Engine, command: Command, order: Order, *, call: IdempotentC
         RollbackProhibited: What has begun must not be undone.
         DuplicateInstance: Another task holds the instance by now.
         IdempotencyKeyReused: The key was used for something else.
+        Busy: Somebody else is about to use the key, or holds the task.
         Unavailable: PostgreSQL is away. Whether the verb was used is unknown; with a key it can be sent again.
 
     """
     with transaction(engine) as connection:
-        if call is not None and idempotency.claim_key(connection, call) is not None:
+        if call is not None and _claim(connection, call) is not None:
             return
         command.carry_out(connection, order)
         if call is not None:
@@ -97,13 +99,18 @@ def retry_tasks(
     if call is None:
         return [_retry(engine, task, order) for task in tasks]
     with transaction(engine) as connection:  # holds the key until all is done: who comes with the same one waits
-        earlier = idempotency.claim_key(connection, call)
+        earlier = _claim(connection, call)
         if earlier is not None:
             return [Retried(TaskId(one["task"]), one["error"]) for one in earlier["retried"]]
         retried = [_retry(engine, task, order) for task in tasks]
         answer = [{"task": one.task, "error": one.error} for one in retried]
         idempotency.note_answer(connection, call, {"retried": answer})
     return retried
+
+
+def _claim(connection: Connection, call: IdempotentCall) -> Any | None:
+    with waiting_a_moment_only(connection):
+        return idempotency.claim_key(connection, call)
 
 
 def _retry(engine: Engine, task: TaskId, order: Order) -> Retried:

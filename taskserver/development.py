@@ -25,13 +25,13 @@ from taskserver.dev_directory import DevDirectory
 from taskserver.embedded.lock import locked
 from taskserver.embedded.places import Places
 from taskserver.embedded.stack import EmbeddedStack
-from taskserver.flower_part import FLOWER, choose_port, flower_part
+from taskserver.flower_part import FLOWER, address_of, choose_port, flower_part
 from taskserver.principals import bootstrap_admin
 from taskserver.queries.registry import known_workers
 from taskserver.server import listening
 from taskserver.supervision.part import Backoff, Part
 from taskserver.supervision.supervisor import Supervisor
-from taskserver.worker import worker_command
+from taskserver.worker import worker_command, worker_environment
 
 SERVER, WORKER = "server", "worker"
 _LEAST_GRACE_SECONDS = 5.0  # even an idle worker takes about one to stop
@@ -66,6 +66,7 @@ class Development:
         self._given = settings
         self._options = options
         self._directory = DevDirectory(options.directory.resolve())
+        self._flower_port: int | None = None
         self._open = ExitStack()
 
     @property
@@ -88,13 +89,10 @@ class Development:
 
     def _start(self, opening: ExitStack) -> None:
         options, directory = self._options, self._directory
-        if options.port:
-            with listening(options.host, options.port):
-                pass  # said here, in our words, rather than by the server's log
-        flower_port = choose_port(options.host, options.flower_port, but=options.port) if options.flower else None
         settings = self._open_servers(opening)
+        flower_port = self._flower_port
         if flower_port is not None and settings.flower_url is None:
-            settings = settings.model_copy(update={"flower_url": f"http://{_bracketed(options.host)}:{flower_port}"})
+            settings = settings.model_copy(update={"flower_url": address_of(options.host, flower_port)})
         engine = make_engine(settings.require_database(), name="taskserver-dev", pool_size=2)
         opening.callback(engine.dispose)
         migrate(engine)
@@ -114,16 +112,25 @@ class Development:
         self.url = self._server_url()
         opening.enter_context(directory.announced(self.url, environment))
 
+    def _try_ports(self) -> None:
+        """See that the ports can be had. Only when the directory is ours: a killed dev's server holds its port until then."""
+        options = self._options
+        if options.port:
+            with listening(options.host, options.port):
+                pass  # said here, in our words, rather than by the server's log
+        if options.flower:
+            self._flower_port = choose_port(options.host, options.flower_port, but=options.port)
+
     def _open_servers(self, opening: ExitStack) -> Settings:
         """Open what is not given, and return the settings that lead to all of it."""
         given, directory = self._given, self._directory
         if given.database_url is None or given.redis_url is None:
-            stack = opening.enter_context(EmbeddedStack(directory.root))
+            stack = opening.enter_context(EmbeddedStack(directory.root, before_start=self._try_ports))
             self.supervisor = stack.supervisor
             database_url, redis_url = SecretStr(stack.database_url), SecretStr(stack.redis_url)
         else:
             database_url, redis_url = given.database_url, given.redis_url
-            self.supervisor = opening.enter_context(_supervisor_alone(opening, directory.root))
+            self.supervisor = opening.enter_context(self._supervisor_alone(opening))
         return given.model_copy(
             update={
                 "database_url": given.database_url or database_url,
@@ -133,6 +140,15 @@ class Development:
                 "data": directory.root,
             }
         )
+
+    def _supervisor_alone(self, opening: ExitStack) -> Supervisor:
+        places = Places(self._directory.root)
+        opening.enter_context(locked(places.lock))
+        places.make()
+        supervisor = Supervisor(places.run)
+        supervisor.end_orphans()
+        self._try_ports()
+        return supervisor
 
     def _server_part(self, environment: Mapping[str, str]) -> Part:
         options = self._options
@@ -178,7 +194,7 @@ class Development:
             name=WORKER,
             argv=worker_command(name="dev", concurrency=self._options.concurrency),
             log_file=self.logs / "worker.log",
-            env={**os.environ, **environment},
+            env=worker_environment(settings, {**os.environ, **environment}),
             is_ready=takes_messages,
             ready_seconds=60.0,
             grace_seconds=max(_LEAST_GRACE_SECONDS, settings.cancel_grace_seconds),
@@ -188,16 +204,6 @@ class Development:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _supervisor_alone(opening: ExitStack, root: Path) -> Supervisor:
-    places = Places(root)
-    root.mkdir(parents=True, exist_ok=True, mode=0o711)
-    opening.enter_context(locked(places.lock))
-    places.make()
-    supervisor = Supervisor(places.run)
-    supervisor.end_orphans()
-    return supervisor
 
 
 def _environment(settings: Settings) -> dict[str, str]:

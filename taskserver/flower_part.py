@@ -3,6 +3,7 @@
 import os
 import sys
 from base64 import b64encode
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from taskserver.supervision.part import Backoff, Part
 
 FLOWER = "flower"
 _USUAL_PORT = 5555
+_IPV4 = 4
 
 
 def choose_port(host: str, given: int | None, *, but: int) -> int:
@@ -45,6 +47,17 @@ def choose_port(host: str, given: int | None, *, but: int) -> int:
 def _free_port(host: str, wanted: int) -> int:
     with listening(host, wanted) as bound:
         return int(bound.getsockname()[1])
+
+
+def address_of(host: str, port: int) -> str:
+    """Return where a browser on this machine finds who listens there: an address that stands for all is none to go to."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        address = ip_address("127.0.0.1" if address.version == _IPV4 else "::1")
+    return f"http://{address}:{port}" if address.version == _IPV4 else f"http://[{address}]:{port}"
 
 
 def flower_part(settings: Settings, token: str, *, host: str, port: int, log_file: Path, backoff: Backoff) -> Part:

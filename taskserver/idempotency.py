@@ -1,30 +1,10 @@
-"""Idempotency keys as callers give them: what a key may look like, and when two bodies are the same."""
+"""Calls under an idempotency key: whose key it is, and when two bodies are the same."""
 
 import hashlib
 import json
-import re
 
-from schema.errors import InvalidArgument
+from schema.idempotency_keys import check_key
 from schema.transitions.idempotency import IdempotentCall
-
-HEADER = "Idempotency-Key"
-MAX_LENGTH = 255
-_KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_LENGTH}}}")
-
-
-def check_key(key: str) -> str:
-    """Return the key.
-
-    Raises:
-        InvalidArgument: It is no text of 1 to `MAX_LENGTH` printable ASCII characters.
-
-    """
-    if not _KEY.fullmatch(key):
-        raise InvalidArgument(
-            f"an idempotency key is 1 to {MAX_LENGTH} printable ASCII characters, and this one is not: a UUID does",
-            target=HEADER,
-        )
-    return key
 
 
 def idempotent_call(key: str | None, *, account: str, scope: str, document: object) -> IdempotentCall | None:

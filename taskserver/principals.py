@@ -14,13 +14,15 @@ from enum import StrEnum
 
 from sqlalchemy import Engine, text
 
+from schema.accounts import OWNER_ACCOUNT
 from schema.database import transaction
 from schema.errors import Conflict, InvalidArgument, NotFound, SubError
 from schema.settings import Settings
 from taskserver.queries.principals import PrincipalRow
 
 ADMIN_NAME = "admin"
-OWNER_ACCOUNT = "0"
+# Who the audit says it was where no principal was: Flower, and the product itself.
+RESERVED_NAMES = frozenset({"flower", "taskserver"})
 _PREFIX = "ts1"
 _PARTS = 4
 
@@ -147,8 +149,12 @@ def create_principal(engine: Engine, *, name: str, role: Role, account: str) -> 
 
     Raises:
         Conflict: The name is taken.
+        InvalidArgument: The name is one that the audit uses for the product itself.
 
     """
+    if name.lower() in RESERVED_NAMES:
+        message = "is what the audit calls the product itself: choose another name"
+        raise InvalidArgument(f"{name} {message}", target=name, sub_errors=(SubError("name", message, name),))
     with transaction(engine) as connection:
         parameters = {"name": name, "role": role, "account": account}
         row = connection.execute(_CREATE, parameters).mappings().one_or_none()

@@ -1,4 +1,4 @@
-"""The server process: API, dispatcher and listener on one engine, until a signal ends it.
+"""The server process: API, dispatcher and listener, until a signal ends it.
 
 The composition root of `taskserver server`. Several may run on the same database and broker; they need no leader. On
 SIGTERM long polls are answered, requests under way end, and only then do the threads behind them stop.
@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -27,6 +28,7 @@ from schema.migration import head_revision
 from schema.settings import Settings
 from schema.transitions.progress import STARTABLE_CHANNEL
 from taskserver.api.app import create_app
+from taskserver.api.http_connection import HttpConnection
 from taskserver.dispatcher.loop import Dispatcher
 from taskserver.principals import bootstrap_admin
 from taskserver.queries.health import database_revision
@@ -34,6 +36,7 @@ from taskserver.supervision.supervisor import interrupted_by_signals
 
 _SHUTDOWN_SECONDS = 5  # for requests under way
 _BACKLOG = 1024
+_DISPATCHER_POOL = 4  # its thread uses one or two, the rest is for /readyz
 # The dispatcher's thread waits for an answer after each short step. With the default of 5 ms it would get the interpreter back
 # only when a request that writes a large answer is done.
 _SWITCH_SECONDS = 0.0005
@@ -48,6 +51,19 @@ class NotMigrated(Unavailable):
     """The database has another schema than this version needs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The connections of one process: requests may use up theirs, and the dispatcher and /readyz go on with their own."""
+
+    api: Engine
+    dispatcher: Engine
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self.api.dispose()
+        self.dispatcher.dispose()
+
+
 def serve(settings: Settings, *, host: str, port: int, port_file: Path | None = None) -> None:
     """Run until SIGTERM or SIGINT.
 
@@ -58,19 +74,26 @@ def serve(settings: Settings, *, host: str, port: int, port_file: Path | None = 
         port_file: Told the port; with port 0 a server that is started again takes the same one.
 
     Raises:
+        InvalidArgument: A setting is missing.
         AddressInUse: The port is taken.
         NotMigrated: `taskserver migrate` has not been run.
         Unavailable: PostgreSQL does not answer.
 
     """
+    url = settings.require_database()
+    settings.require_redis()
+    settings.require_secret_key()
     with interrupted_by_signals(), listening(host, port, port_file) as listener:
-        engine = make_engine(settings.require_database(), name="taskserver-server", pool_size=settings.database_pool)
+        engines = Engines(
+            make_engine(url, name="taskserver-server", pool_size=settings.database_pool),
+            make_engine(url, name="taskserver-dispatcher", pool_size=_DISPATCHER_POOL),
+        )
         try:
-            _require_migrated(engine)
-            bootstrap_admin(engine, settings)
-            _run(settings, engine, listener)
+            _require_migrated(engines.api)
+            bootstrap_admin(engines.api, settings)
+            _run(settings, engines, listener)
         finally:
-            engine.dispose()
+            engines.dispose()
 
 
 @contextmanager
@@ -126,14 +149,20 @@ def _require_migrated(engine: Engine) -> None:
         )
 
 
-def _run(settings: Settings, engine: Engine, listener: socket.socket) -> None:
+def _run(settings: Settings, engines: Engines, listener: socket.socket) -> None:
     name = f"{socket.gethostname()}:{os.getpid()}"
     with ExitStack() as running:
         deaths = running.enter_context(_ended_by_dead_threads())
         redis = running.enter_context(make_redis(settings))
-        dispatcher = Dispatcher(engine, make_celery(settings), redis, settings, name=name)
+        dispatcher = Dispatcher(engines.dispatcher, make_celery(settings), redis, settings, name=name)
         startable = Listener(settings.require_database(), {STARTABLE_CHANNEL: lambda _: dispatcher.wake()})
-        app = create_app(settings, engine, redis, after_submission=dispatcher.publish_soon)
+        app = create_app(
+            settings,
+            engines.api,
+            redis,
+            health_engine=engines.dispatcher,
+            after_submission=dispatcher.publish_soon,
+        )
         settle_collector()
         sys.setswitchinterval(_SWITCH_SECONDS)
         dispatcher.start()
@@ -182,6 +211,7 @@ def http_server(app: FastAPI) -> uvicorn.Server:
     return _HttpServer(
         uvicorn.Config(
             app,
+            http=HttpConnection,
             log_config=None,
             access_log=False,
             backlog=_BACKLOG,

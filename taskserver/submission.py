@@ -3,48 +3,41 @@
 Nothing here touches the broker. A task that is committed will run, whatever dies in between.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
+from schema.accounts import check_account
 from schema.callers_transaction import part_of_transaction
 from schema.database import transaction
+from schema.documents.definition import INLINE
+from schema.documents.problems import shortened
 from schema.documents.specification import Submission, parse_submission
-from schema.errors import DuplicateInstance, Invalid, InvalidArgument, TooLarge
+from schema.errors import DuplicateInstance, IdempotencyKeyReused, Invalid, InvalidArgument, TooLarge
 from schema.identity import TaskId
 from schema.instances import duplicate_key
-from schema.kinds import KindInfo, OnWorkerLost
+from schema.kinds import KindInfo
 from schema.limits import DEFAULT_LIMITS, SUBMISSION_BYTES, Limits
 from schema.roundtrip import AnyConnection
 from schema.storable import find_unstorable, stored_size
 from schema.transitions import creation
-from schema.transitions.creation import NewSubtask, NewTask
-from schema.transitions.idempotency import IdempotentCall, claim_key, note_answer
+from schema.transitions.idempotency import IdempotentCall, claim_key, deleted_tasks, note_answer
+from schema.transitions.patience import wait_a_moment_only
+from schema.transitions.registrations import load_kinds
 from taskserver.definitions import Resolved, Resolver, resolve
-from taskserver.expansion import ExpandedSubtask, ExpandedTask, expand
+from taskserver.expansion import expand
 from taskserver.idempotency import idempotent_call
-from taskserver.queries.kinds import load_kinds
+from taskserver.new_rows import Submitter, new_task
 
 MAX_BATCH = 1000
 _T = TypeVar("_T")
-_DEFAULT_NAME = "task"
-_INLINE = "inline"
 _DEFAULT_USER = "application"
+_MAX_USER = 128
 _SUBMIT = "submit"
 _SUBMIT_BATCH = "submit a batch"
-
-
-@dataclass(frozen=True, slots=True)
-class Submitter:
-    """Who submits, into which account, and the trace of the request."""
-
-    name: str
-    account: str
-    trace_id: str | None = None
-    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +46,32 @@ class Stored:
 
     task: TaskId
     is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A call whose documents were found right; nothing was asked of the database yet.
+
+    `claims` names what it may have to wait for while another transaction is open: instances, and its idempotency key.
+    """
+
+    claims: frozenset[str]
+    steps: Callable[[Connection], list[Stored]]
+
+    def store(self, engine: Engine) -> list[Stored]:
+        """Store the tasks, all or none; return them in the order of the documents.
+
+        Raises:
+            Invalid, DuplicateInstance: One of them is refused; nothing was stored.
+            IdempotencyKeyReused: The key was used with another document, or its task is gone.
+            Busy: Another transaction has held the instance or the key for too long; nothing was stored.
+            Unavailable: PostgreSQL is away. Whether the tasks were stored is unknown.
+
+        """
+        with transaction(engine) as connection:
+            if self.claims:
+                wait_a_moment_only(connection)
+            return self.steps(connection)
 
 
 def submit(
@@ -66,7 +85,8 @@ def submit(
 ) -> TaskId:
     """Store a task in the caller's transaction: rolled back with it, published after its commit.
 
-    With a spec that is refused nothing is stored, and the transaction can go on::
+    With a spec that is refused nothing is stored, and the transaction can go on. It waits for no lock longer than 20 seconds,
+    or than the transaction's own `lock_timeout` where that is shorter::
 
         with engine.begin() as connection:
             connection.execute(text("INSERT INTO hosts (name) VALUES ('db1')"))
@@ -75,8 +95,8 @@ def submit(
     Args:
         connection: A SQLAlchemy Connection or Session, or a psycopg.Connection, to the database of the task server.
         spec: The submission, as it would be posted.
-        account: Whose task it is.
-        user: Who is noted as its creator.
+        account: Whose task it is, as a principal's account is spelled.
+        user: Who is noted as its creator: at most 128 characters.
         idempotency_key: Names this submission: made again with the same key it leads to the same task.
         limits: How large it may be; `Settings.load().limits` where the defaults have been changed.
 
@@ -85,15 +105,15 @@ def submit(
 
     Raises:
         TypeError: The connection is none that can be used.
-        InvalidArgument, InvalidGraph, TooLarge: The spec is wrong, or the connection has no transaction and begins none.
+        InvalidArgument, InvalidGraph, TooLarge: The spec or the account, the user or the key is wrong, or the connection
+            has no transaction and begins none.
         DuplicateInstance: An unsettled task holds the instance.
-        IdempotencyKeyReused: The key was used with another spec.
-        Unavailable: PostgreSQL is away, or another transaction was in the way.
+        IdempotencyKeyReused: The key was used with another spec, or its task is gone.
+        Busy: Another transaction was in the way. After REPEATABLE READ or SERIALIZABLE begin a new one, as the message says.
+        Unavailable: PostgreSQL is away.
 
     """
-    for what, name in (("account", account), ("user", user)):
-        if not isinstance(name, str) or not name or any(find_unstorable(name, depth=1)):
-            raise InvalidArgument(f"{what} is {name!r}: give a text that is not empty and holds no NUL", target=what)
+    submitter = Submitter(_checked_user(user), check_account(account))
     document = dict(spec) if isinstance(spec, Mapping) else spec
     submission = parse_submission(document, limits=limits)
     if stored_size(document) > limits.submission_bytes:
@@ -101,45 +121,85 @@ def submit(
         raise TooLarge(f"the spec takes more than {most}: submit less at once, or keep the data elsewhere")
     call = idempotent_call(idempotency_key, account=account, scope=_SUBMIT, document=document)
     with part_of_transaction(connection) as usable:
-        store = partial(_store_one, usable, submission, Submitter(user, account), limits)
+        store = partial(_store_one, usable, submission, submitter, limits)
         return _once(usable, call, store)[0].task
 
 
-def submit_document(
-    engine: Engine, document: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
-) -> Stored:
-    """Store the task that a JSON document describes.
+def _checked_user(user: object) -> str:
+    if isinstance(user, str) and 1 <= len(user) <= _MAX_USER and not any(find_unstorable(user, depth=1)):
+        return user
+    shown = shortened(repr(user))
+    raise InvalidArgument(
+        f"user {shown} is none: give a text of 1 to {_MAX_USER} characters without NUL", target="user"
+    )
+
+
+def prepare_document(
+    document: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
+) -> Prepared:
+    """Return what stores the task that a JSON document describes.
 
     Raises:
-        InvalidArgument, InvalidGraph, TooLarge: The document is wrong; nothing was stored.
-        DuplicateInstance: An unsettled task holds the instance.
-        IdempotencyKeyReused: The key was used with another document.
-        Unavailable: PostgreSQL is away. Whether the task was stored is unknown.
+        InvalidArgument, InvalidGraph, TooLarge: The document is wrong.
 
     """
     submission = parse_submission(document, limits=limits)
     call = idempotent_call(idempotency_key, account=submitter.account, scope=_SUBMIT, document=document)
-    with transaction(engine) as connection:
-        return _once(connection, call, partial(_store_one, connection, submission, submitter, limits))[0]
+
+    def steps(connection: Connection) -> list[Stored]:
+        return _once(connection, call, partial(_store_one, connection, submission, submitter, limits))
+
+    return Prepared(_claims([submission], submitter.account, call), steps)
 
 
-def submit_batch(
-    engine: Engine, documents: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
-) -> list[Stored]:
-    """Store the tasks that a list of JSON documents describes, all or none; return them in the same order.
+def prepare_batch(
+    documents: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
+) -> Prepared:
+    """Return what stores the tasks that a list of JSON documents describes.
 
     Raises:
         InvalidArgument: It is not a list of 1 to `MAX_BATCH` documents.
-        Invalid, DuplicateInstance: One of them is refused; the fields of `sub_errors` begin with its place.
-        IdempotencyKeyReused: The key was used with another batch.
+        Invalid: One of them is wrong; the fields of `sub_errors` begin with its place.
 
     """
     if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_BATCH:
         raise InvalidArgument(f"a batch is a JSON array of 1 to {MAX_BATCH} submissions; send more in several batches")
     submissions = [_located(at, partial(parse_submission, one, limits=limits)) for at, one in enumerate(documents)]
     call = idempotent_call(idempotency_key, account=submitter.account, scope=_SUBMIT_BATCH, document=documents)
-    with transaction(engine) as connection:
+
+    def steps(connection: Connection) -> list[Stored]:
         return _once(connection, call, partial(_store_all, connection, submissions, submitter, limits))
+
+    return Prepared(_claims(submissions, submitter.account, call), steps)
+
+
+def submit_document(
+    engine: Engine, document: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
+) -> Stored:
+    """Store the task that a JSON document describes; it raises what `prepare_document` and `Prepared.store` do."""
+    return prepare_document(document, submitter, limits=limits, idempotency_key=idempotency_key).store(engine)[0]
+
+
+def submit_batch(
+    engine: Engine, documents: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
+) -> list[Stored]:
+    """Store the tasks that a list of JSON documents describes; it raises what `prepare_batch` and `Prepared.store` do."""
+    return prepare_batch(documents, submitter, limits=limits, idempotency_key=idempotency_key).store(engine)
+
+
+def _claims(submissions: Iterable[Submission], account: str, call: IdempotentCall | None) -> frozenset[str]:
+    keys = [] if call is None else [f"key {call.account} {call.key}"]
+    return frozenset([*keys, *filter(None, (_instance_key(one, account) for one in submissions))])
+
+
+def _instance_key(submission: Submission, account: str) -> str | None:
+    return duplicate_key(
+        account=account,
+        task_type=submission.definition or INLINE,
+        instance_id=submission.instance_id,
+        extra=submission.extra,
+        on_duplicate=submission.on_duplicate or "reject",
+    )
 
 
 def _once(connection: AnyConnection, call: IdempotentCall | None, store: Callable[[], list[Stored]]) -> list[Stored]:
@@ -148,10 +208,22 @@ def _once(connection: AnyConnection, call: IdempotentCall | None, store: Callabl
         return store()
     earlier = claim_key(connection, call)
     if earlier is not None:
+        _refuse_deleted(connection, call, earlier["tasks"])
         return [Stored(TaskId(task), is_new=False) for task in earlier["tasks"]]
     stored = store()
     note_answer(connection, call, {"tasks": [one.task for one in stored]})
     return stored
+
+
+def _refuse_deleted(connection: AnyConnection, call: IdempotentCall, tasks: Sequence[int]) -> None:
+    deleted = deleted_tasks(connection, tasks)
+    if deleted:
+        which = f"task {deleted[0]}" if len(deleted) == 1 else f"{len(deleted)} tasks, the first {deleted[0]},"
+        raise IdempotencyKeyReused(
+            f"{which} of the idempotency key {call.key!r} {'has' if len(deleted) == 1 else 'have'} been deleted since:"
+            " take a new key to submit anew",
+            target=call.key,
+        )
 
 
 def _store_one(connection: AnyConnection, submission: Submission, submitter: Submitter, limits: Limits) -> list[Stored]:
@@ -173,7 +245,7 @@ def _store_all(
 
 
 def _instance(submission: Submission) -> tuple[str, int, str]:
-    return submission.definition or _INLINE, submission.instance_id or 0, submission.extra
+    return submission.definition or INLINE, submission.instance_id or 0, submission.extra
 
 
 def _located(at: int, step: Callable[[], _T]) -> _T:
@@ -194,7 +266,7 @@ def _store(
     connection: AnyConnection, resolved: Resolved, submitter: Submitter, kinds: Mapping[str, KindInfo], limits: Limits
 ) -> Stored:
     expanded = expand(resolved.submission, kinds=kinds, limits=limits)
-    new = _new_task(expanded, resolved.definition_id, submitter, kinds)
+    new = new_task(expanded, resolved.definition_id, submitter, kinds)
     try:
         task = creation.create_task(connection, new)
     except DuplicateInstance as error:  # found without an error in PostgreSQL: the transaction goes on
@@ -202,72 +274,3 @@ def _store(
             raise
         return Stored(TaskId(int(error.target)), is_new=False)
     return Stored(task, is_new=True)
-
-
-def _new_task(
-    expanded: ExpandedTask, definition_id: int | None, submitter: Submitter, kinds: Mapping[str, KindInfo]
-) -> NewTask:
-    given = expanded.submission
-    task_type = given.definition or _INLINE
-    on_duplicate = given.on_duplicate or "reject"
-    return NewTask(
-        name=given.name or given.definition or _DEFAULT_NAME,
-        account=submitter.account,
-        creator=submitter.name,
-        subtasks=[_new_subtask(one, kinds) for one in expanded.subtasks],
-        arguments=given.arguments,
-        type=given.type,
-        task_type=task_type,
-        definition_id=definition_id,
-        instance_id=given.instance_id,
-        extra=given.extra,
-        on_duplicate=on_duplicate,
-        duplicate_key=duplicate_key(
-            account=submitter.account,
-            task_type=task_type,
-            instance_id=given.instance_id,
-            extra=given.extra,
-            on_duplicate=on_duplicate,
-        ),
-        integration_id=given.integration_id,
-        user_id=given.user_id,
-        client_id=given.client_id,
-        account_id=given.account_id,
-        template_id=given.template_id,
-        biz_id=given.biz_id,
-        cluster=None if given.cluster is None else given.cluster.model_dump(by_alias=True, exclude_none=True),
-        tenant=None if given.tenant is None else given.tenant.model_dump(by_alias=True, exclude_none=True),
-        host_id=given.host_id,
-        priority=given.priority,
-        concurrency=expanded.concurrency,
-        prohibit_rollback=given.prohibit_rollback,
-        callback_url=None if given.callback_url is None else str(given.callback_url),
-        deadline_seconds=given.deadline_seconds,
-        start_at=given.start_at,
-        trace_id=submitter.trace_id,
-        traceparent=submitter.traceparent,
-    )
-
-
-def _new_subtask(expanded: ExpandedSubtask, kinds: Mapping[str, KindInfo]) -> NewSubtask:
-    return NewSubtask(
-        series_id=expanded.series_id,
-        key=expanded.key,
-        kind=expanded.kind,
-        upstreams=expanded.upstreams,
-        queue=expanded.queue,
-        template_key=expanded.template_key,
-        name=None if expanded.name == expanded.key else expanded.name,
-        description=None if expanded.description == expanded.key else expanded.description,
-        arguments=expanded.arguments,
-        from_keys=expanded.references,
-        parallel_idx=expanded.parallel_idx,
-        timeout=expanded.timeout,
-        max_attempts=expanded.max_attempts,
-        backoff_seconds=expanded.backoff_seconds,
-        isolated=expanded.isolated,
-        allow_failure=expanded.allow_failure,
-        has_rollback=expanded.has_rollback,
-        prohibit_rollback=expanded.prohibit_rollback,
-        lost_is_failure=kinds[expanded.kind].on_worker_lost is OnWorkerLost.FAIL,
-    )

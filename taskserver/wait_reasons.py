@@ -48,6 +48,10 @@ class Waiting(Protocol):
         """What it waits for beside its upstreams."""
 
     @property
+    def attempt(self) -> int:
+        """How many attempts have begun."""
+
+    @property
     def scheduled_at(self) -> str | None:
         """When its next attempt may begin, as ISO text."""
 
@@ -134,6 +138,9 @@ def _detail_of_queued(holder: int | None) -> str:
 def _held_by_itself(task: TaskFacts, subtask: Waiting) -> WaitReason | None:
     if subtask.scheduled_at is not None:
         until = wire_time(datetime.fromisoformat(subtask.scheduled_at))
+        if not subtask.attempt:
+            detail = f"a worker of the queue {subtask.queue} had no handler of its kind: start one that has"
+            return WaitReason(type="no_worker", detail=detail, until=until)
         return WaitReason(type="retry", detail="an attempt failed; the next begins later", until=until)
     if task.full:
         return WaitReason(

@@ -13,6 +13,8 @@ from types import FrameType
 
 import structlog
 
+from schema.refusal import REFUSED
+from schema.settings import Settings
 from taskserver.supervision.identity import kill_group
 from taskserver.supervision.part import Backoff
 
@@ -31,6 +33,15 @@ def worker_command(*, name: str, concurrency: int, queues: Sequence[str] = ()) -
     return (*command, "--queues", ",".join(queues)) if queues else command
 
 
+def worker_environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the given environment without what only servers may know; the key of callbacks is all that is left of it."""
+    unneeded = {f"TASKSERVER_{name}" for name in ("SECRET_KEY", "ADMIN_TOKEN", "FLOWER_AUTH")}
+    kept = {name: value for name, value in given.items() if name.upper() not in unneeded}
+    if settings.secret_key is None and settings.callback_key is None:
+        return kept
+    return {**kept, "TASKSERVER_CALLBACK_KEY": settings.require_callback_key()}
+
+
 class WorkerKeeper:
     """Keeps one worker process alive until a signal asks for its end."""
 
@@ -41,8 +52,13 @@ class WorkerKeeper:
         self._child: subprocess.Popen[bytes] | None = None
         self._stops = 0  # how often the end was asked for
 
-    def run(self) -> None:
-        """Keep the worker alive until SIGTERM or SIGINT: the first lets it finish what it began, the second does not."""
+    def run(self) -> bool:
+        """Keep the worker alive until SIGTERM or SIGINT: the first lets it finish what it began, the second does not.
+
+        Returns:
+            False when it refused its first start: it has said what is wrong, and starting it again would not help.
+
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         deaths = 0
@@ -50,7 +66,9 @@ class WorkerKeeper:
             began = time.monotonic()
             code = self._run_once()
             if self._stops:
-                return
+                return True
+            if code == REFUSED and not deaths:
+                return False
             lived = time.monotonic() - began
             deaths = 1 if lived >= self._backoff.forget_after_seconds else deaths + 1
             delay = self._backoff.delay(deaths)
@@ -61,6 +79,7 @@ class WorkerKeeper:
                 again_in_seconds=round(delay, 2),
             )
             self._pause(delay)
+        return True
 
     def _run_once(self) -> int:
         self._child = subprocess.Popen(  # noqa: S603 (our own words)

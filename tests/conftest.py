@@ -21,18 +21,25 @@ settings.register_profile("explore", deadline=None, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 _ACCEPTANCE = "tests/acceptance/"
+_USERS = tuple(
+    f"test_{one}" for one in ("cli", "definitions", "demo", "doctor", "flower", "live", "readme", "submitting")
+)
 # Nothing here outlives the run, and no table lives long enough to need a vacuum.
 _POSTGRES = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
 class _Scheduling(LoadScopeScheduling):
-    """Gives each process whole files, so that what a module shares is made once, and one of them all of acceptance.
+    """Gives each process whole files, so that what a module shares is made once; acceptance in two lots.
 
-    The acceptance tests run a whole stack each and watch the clock: one at a time.
+    The acceptance tests run whole stacks. Those that watch the clock run one at a time, beside those that use the product
+    as people do, and then beside everything else.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return _ACCEPTANCE if nodeid.startswith(_ACCEPTANCE) else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        if not file.startswith(_ACCEPTANCE):
+            return file
+        return _ACCEPTANCE + ("users" if file.removeprefix(_ACCEPTANCE).startswith(_USERS) else "clock")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.identity import SubtaskId, TaskId
-from schema.transitions import claims, progress, records, releases, rescues
+from schema.transitions import claims, declining, progress, records, releases, rescues
 from schema.transitions.claims import Claimed
 from schema.transitions.creation import NewSubtask, NewTask, create_task
 from schema.transitions.frontiers import Share, load_frontiers
@@ -103,6 +103,13 @@ class StoredTask:
         ids = [self.ids[key] for key in keys]
         with self.locked() as (connection, _):
             return claims.hand_back(connection, self.id, ids, carrier=carrier, claim=claim, process=process)
+
+    def decline(
+        self, *keys: str, claim: int, carrier: int = 0, kinds: Sequence[str] = (), process: int = PROCESS
+    ) -> frozenset[SubtaskId]:
+        ids = [self.ids[key] for key in keys]
+        with self.locked() as (connection, _):
+            return declining.decline(connection, self.id, ids, kinds, carrier=carrier, claim=claim, process=process)
 
     def rescue(self, claim: int, *, process: int = PROCESS, seen: Seen | None = None) -> list[SubtaskId]:
         with transaction(self.engine) as connection:

@@ -1,6 +1,7 @@
 """The API as a server process runs it, on a socket: for what is sent while it happens, and for clients that go away."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,17 @@ class LiveApi:
                 response.read()
             yield Stream(response)
 
+    @contextmanager
+    def unread(self, path: str, accept: str = "text/event-stream") -> Iterator[socket.socket]:
+        """Ask on a connection that takes as little as it can, and read nothing."""
+        lines = [f"GET {PREFIX}{path} HTTP/1.1", "Host: x", f"Authorization: Bearer {self.token}", f"Accept: {accept}"]
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(SECONDS)
+            connection.connect((self.http.base_url.host, self.http.base_url.port or 80))
+            connection.sendall("\r\n".join([*lines, "", ""]).encode())
+            yield connection
+
     def data(self, path: str, **parameters: Any) -> Any:
         response = self.http.get(PREFIX + path, params=parameters)
         assert response.status_code == 200, response.text
@@ -95,10 +107,10 @@ class LiveApi:
 
 
 @contextmanager
-def live_api(engine: Engine, redis_url: str) -> Iterator[LiveApi]:
-    """Run a server on a free port for the block."""
+def live_api(engine: Engine, redis_url: str, **given: Any) -> Iterator[LiveApi]:
+    """Run a server with these settings on a free port for the block."""
     url = engine.url.render_as_string(hide_password=False)
-    settings = Settings(_env_file=None, database_url=url, redis_url=redis_url, secret_key=SECRET_KEY)
+    settings = Settings(_env_file=None, database_url=url, redis_url=redis_url, secret_key=SECRET_KEY, **given)
     token = bootstrap_admin(engine, settings)
     with make_redis(settings) as redis, listening("127.0.0.1", 0) as bound:
         app = create_app(settings, engine, redis)

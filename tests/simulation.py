@@ -17,7 +17,7 @@ from schema.database import transaction
 from schema.errors import DuplicateInstance, RollbackProhibited, WrongState
 from schema.identity import SubtaskId
 from schema.instances import duplicate_key
-from schema.transitions import cancellations, claims, progress, records, releases, rescues
+from schema.transitions import cancellations, claims, declining, progress, records, releases, rescues
 from schema.transitions.claims import Claimed
 from schema.transitions.orders import Order
 from schema.transitions.records import Verdict
@@ -30,6 +30,7 @@ from taskserver.planner import Chord
 from tests.factories import StoredTask, claim_within, execute, make_task, many, outcome
 
 QUEUES = ("default", "slow")
+_NO_HANDLER = 0.05  # how often a process has no handler for what it claimed
 
 
 @dataclass
@@ -166,11 +167,28 @@ class World:
         message = process.message
         asked = process.unclaimed[: 1 if message.straight else self.random.randint(1, 3)]
         process.held = claim_within(connection, locked.id, asked, process=process.number, executor="w")
+        if process.held and self.random.random() < _NO_HANDLER:
+            self._decline(process, connection)
         if process.held:
             taken = {one.id for one in process.held}
             process.unclaimed = [one for one in process.unclaimed if one not in taken]
         else:
             self._let_go(process, connection)
+
+    def _decline(self, process: Process, connection: claims.Connection) -> None:
+        """Have no handler for what is left of the unit."""
+        assert process.message is not None
+        declined = declining.decline(
+            connection,
+            process.message.task.id,
+            [*process.unclaimed, *(one.id for one in process.held)],
+            [],
+            carrier=process.carrier,
+            claim=process.held[0].claim,
+            process=process.number,
+        )
+        assert {one.id for one in process.held} <= declined
+        process.held, process.clean = [], False
 
     def _let_go(self, process: Process, connection: claims.Connection) -> None:
         assert process.message is not None

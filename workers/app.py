@@ -1,6 +1,8 @@
 """The worker's composition root: `celery -A workers.app worker` starts here, and so does `taskserver worker`."""
 
 import os
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from billiard import current_process
 from celery.signals import (
     celeryd_after_setup,
+    celeryd_init,
     setup_logging,
     worker_process_init,
     worker_process_shutdown,
@@ -18,19 +21,22 @@ from kombu.transport import TRANSPORT_ALIASES
 from structlog import get_logger
 
 from schema.celeryapp import make_celery
+from schema.errors import Invalid
 from schema.logs import configure_logging
-from schema.settings import Settings
+from schema.refusal import REFUSED, refusal
+from workers.environment import worker_settings
 from workers.remote_control import restrict_remote_control
 from workers.runtime import Runtime
 from workers.tasks import register_tasks
 
 _REAP_SECONDS = 0.2
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "workers.transport:Transport"))
-_settings = Settings.load()
+_settings = worker_settings()  # first: what is imported from here on finds no secret in the environment
 _runtime = Runtime(_settings)
 app = make_celery(_settings)
 register_tasks(app, _runtime)
 restrict_remote_control(_runtime)
+_command_line: dict[str, Any] = {}
 _log = get_logger("taskserver.worker")
 
 
@@ -39,6 +45,11 @@ def _needed() -> Iterator[None]:
     """End the process when the block fails: Celery only logs it, and would take messages that nobody here can run."""
     try:
         yield
+    except Invalid as error:  # what somebody wrote: starting again changes nothing
+        if error.__cause__ is not None and not isinstance(error.__cause__, Invalid):
+            traceback.print_exception(error.__cause__)
+        sys.stderr.write(refusal(error))
+        raise SystemExit(REFUSED) from None
     except Exception:  # noqa: BLE001 - whatever it is, this process is of no use
         _log.exception("worker cannot start", action="start")
         raise SystemExit(1) from None
@@ -49,15 +60,25 @@ def _setup_logging(**_: Any) -> None:
     configure_logging()
 
 
+@celeryd_init.connect(weak=False)
+def _note_command_line(options: dict[str, Any], **_: Any) -> None:
+    _command_line.update(options)
+
+
 @celeryd_after_setup.connect(weak=False)
 def _prepare(sender: str, instance: Any, **_: Any) -> None:
     with _needed():
         wanted = _runtime.load_handlers()
         queues = instance.app.amqp.queues
-        if queues.consume_from is queues:  # no queues were named: take those that the kinds here use
-            for name in wanted - queues.keys():
-                queues.add(name)
+        if not _command_line.get("queues"):  # take those that the kinds here use
+            for name in sorted(wanted - queues.keys() - _excluded()):
+                queues.select_add(queues.new_missing(name))  # just as -Q would
         _runtime.register(name=sender, concurrency=instance.concurrency, queues=sorted(queues.consume_from))
+
+
+def _excluded() -> frozenset[str]:
+    given = _command_line.get("exclude_queues") or ()
+    return frozenset(given.split(",") if isinstance(given, str) else given)
 
 
 @worker_process_init.connect(weak=False)

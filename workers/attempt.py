@@ -58,9 +58,15 @@ class AttemptRunner:
 
     def __init__(self, registry: Registry, watcher: Watcher, settings: Settings) -> None:
         self._registry = registry
+        self._kinds = frozenset(one.name for one in registry.kinds())
         self._watcher = watcher
         self._settings = settings
         self._tasks: dict[TaskId, TaskInfo] = {}
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds that have a handler here."""
+        return self._kinds
 
     def load(self, connection: Connection, task: TaskId, batch: Sequence[Claimed]) -> Inputs:
         """Read what the claimed subtasks need."""

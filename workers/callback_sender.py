@@ -22,7 +22,7 @@ import httpcore
 
 from schema.callback_hosts import CallbackHosts, Target
 from schema.errors import InvalidArgument
-from schema.settings import Settings
+from workers.environment import worker_settings
 
 MAX_RESPONSE_BYTES = 64 * 1024
 
@@ -61,14 +61,6 @@ class Answer:
     status: int
     body: bytes
     is_cut: bool
-
-
-def signing_key(secret_key: str) -> bytes:
-    """Return the key that receivers check signatures with.
-
-    Derived, so that a receiver who knows it can neither make tokens nor learn the secret key.
-    """
-    return hmac.digest(secret_key.encode(), b"taskserver callback signature", hashlib.sha256).hex().encode()
 
 
 def sign(key: bytes, *, timestamp: str, delivery: str, body: bytes) -> str:
@@ -132,8 +124,8 @@ class CallbackSender:
 @cache
 def sender_of_this_process() -> CallbackSender:
     """Return the sender that the settings describe; made at first use."""
-    settings = Settings.load()
-    return CallbackSender(CallbackHosts.parse(settings.callback_hosts), key=signing_key(settings.require_secret_key()))
+    settings = worker_settings()
+    return CallbackSender(CallbackHosts.parse(settings.callback_hosts), key=settings.require_callback_key().encode())
 
 
 def _url(target: Target) -> httpcore.URL:

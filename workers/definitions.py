@@ -5,8 +5,7 @@ The document is checked at the start only: which kinds there are, and how large 
 
 import inspect
 import json
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypedDict
 
@@ -14,15 +13,15 @@ from pydantic.alias_generators import to_camel
 from sqlalchemy import Connection
 from structlog import get_logger
 
+from schema.accounts import check_account
 from schema.callback_hosts import CallbackHosts
 from schema.documents.definition import check_name, parse_definition
 from schema.errors import Invalid, InvalidArgument
+from schema.kinds import KindInfo
 from schema.settings import Settings
-from schema.transitions import registrations
 from schema.transitions.definitions import NewDefinition, put_definition
+from schema.transitions.registrations import load_kinds
 
-OWNER_ACCOUNT = "0"
-_ACCOUNT = re.compile(r"[A-Za-z0-9_.@-]{1,128}")  # as of principals
 _log = get_logger("taskserver.worker")
 
 
@@ -48,6 +47,11 @@ class HeldDefinition:
     document: Mapping[str, Any]
     place: str
 
+    @property
+    def module(self) -> str:
+        """The name of the module that holds it."""
+        return self.place.partition(" (")[0]
+
     @classmethod
     def of(
         cls,
@@ -66,12 +70,12 @@ class HeldDefinition:
         """
         try:
             check_name(name)
-            _check_account(account)
+            check_account(account)
             return cls(name, account, _plain(document, members), place)
         except InvalidArgument as error:
             raise _located(name, place, error) from error
 
-    def check(self, settings: Settings, kinds: Collection[str]) -> None:
+    def check(self, settings: Settings, kinds: Mapping[str, KindInfo]) -> None:
         """Check the document as the server does when it is put.
 
         Raises:
@@ -105,17 +109,12 @@ def register_definitions(
 
     """
     in_order = sorted(held, key=lambda one: (one.account, one.name))
-    kinds = registrations.known_kinds(connection) if in_order else frozenset()
+    kinds = load_kinds(connection) if in_order else {}
     for one in in_order:
         one.check(settings, kinds)
         stored = put_definition(connection, NewDefinition(one.account, one.name, one.document, creator))
         if stored.is_new:
             _log.info("definition stored", action="define", definition=one.name, version=stored.version)
-
-
-def _check_account(account: object) -> None:
-    if not isinstance(account, str) or not _ACCOUNT.fullmatch(account):
-        raise InvalidArgument(f"account {account!r} is none: use 1 to 128 letters, digits, '_', '.', '@' and '-'")
 
 
 def _plain(document: Mapping[str, Any] | None, members: Mapping[str, object]) -> dict[str, Any]:

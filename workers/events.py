@@ -202,7 +202,7 @@ def _happenings(note: _Note) -> list[Happening]:
             return [Happening(at, "begun", _node(task, claimed))]
         case _End(at=at, task=task, finished=finished, recorded=recorded):
             held = [one for one in finished if one.outcome.id in recorded.ids]
-            return [_ending(at, _node(task, one.claimed), one.outcome, recorded) for one in held]
+            return [_ending(at, task, one, recorded) for one in held]
         case _:
             return [note]
 
@@ -212,12 +212,17 @@ def _node(task: TaskInfo, claimed: Claimed) -> Node:
     return Node(task.id, task.hex_id, *members)
 
 
-def _ending(at: float, node: Node, outcome: Outcome, recorded: Recorded) -> Happening:
+def _ending(at: float, task: TaskInfo, finished: Finished, recorded: Recorded) -> Happening:
+    outcome = finished.outcome
     what = "revoked" if outcome.id in recorded.canceled else _WHAT[outcome.verdict]
     seconds = (outcome.finished_at - outcome.started_at).total_seconds()
-    well = outcome.verdict == "SUCCESSFUL"
-    shown = shown_value(outcome.result) if well else shown_error(outcome.error_type, outcome.error_message)
-    return Happening(at, what, node, seconds, shown)
+    return Happening(at, what, _node(task, finished.claimed), seconds, _shown(outcome, redacted=task.redacts))
+
+
+def _shown(outcome: Outcome, *, redacted: bool) -> str:
+    if outcome.verdict == "SUCCESSFUL":
+        return shown_value(outcome.result, redacted=redacted)
+    return shown_error(outcome.error_type, outcome.error_message, redacted=redacted)
 
 
 def tell_fates(engine: Engine, events: TaskEvents, ids: Sequence[SubtaskId]) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from workers.plain_text import as_lines, storable
 
 MAX_MESSAGE_LENGTH = 2000
+_LEAST_WORDS = 2
 
 _OWN_CODE = str(Path(__file__).parent) + "/"
 _HANDLERS = _OWN_CODE + "handlers/"
@@ -63,12 +64,19 @@ def error_type(error: BaseException) -> str:
 
 
 def error_message(error: BaseException) -> str:
-    """Return the exception's message, storable and at most `MAX_MESSAGE_LENGTH` long; its type if it has none."""
+    """Return the exception's message, storable and at most `MAX_MESSAGE_LENGTH` long.
+
+    One of a single word says little by itself (`sys.exit(3)`, `KeyError("x")`): it comes after its type, which also stands
+    where there is no message.
+    """
     try:
         message = str(error)
     except Exception as unreadable:  # noqa: BLE001 - a handler's exception class may fail at anything
         message = f"its message cannot be shown: __str__ raised {type(unreadable).__name__}"
-    message = storable(as_lines(message.strip())) or error_type(error)
+    message = storable(as_lines(message.strip()))
+    if len(message.split()) < _LEAST_WORDS and not _is_word(error):
+        message = ": ".join(filter(None, (error_type(error), message)))
+    message = message or error_type(error)
     return message if len(message) <= MAX_MESSAGE_LENGTH else message[: MAX_MESSAGE_LENGTH - 1] + "…"
 
 

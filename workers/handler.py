@@ -51,6 +51,11 @@ class Handler(Generic[P, R]):
         return f"<handler of {self.kind!r}, {self.place}>"
 
     @property
+    def module(self) -> str:
+        """The name of the module that holds it."""
+        return self._function.__module__
+
+    @property
     def place(self) -> str:
         """Where the function stands, for people."""
         code = self._function.__code__

@@ -9,13 +9,15 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, Unpack
 
+from schema.accounts import OWNER_ACCOUNT
 from schema.errors import Invalid, InvalidArgument
 from schema.kinds import KindInfo, OnWorkerLost
 from schema.wire import DEFAULT_QUEUE
-from workers.definitions import OWNER_ACCOUNT, DefinitionMembers, HeldDefinition, calling_place
+from workers.definitions import DefinitionMembers, HeldDefinition, calling_place
 from workers.failures import UnknownKind
 from workers.handler import Defaults, Handler
 from workers.retry import Retryable
@@ -150,6 +152,16 @@ class Registry:
             )
         return handler
 
+    def __len__(self) -> int:
+        """Count kinds and definitions."""
+        return len(self._handlers) + len(self._definitions)
+
+    def has_of(self, module: str) -> bool:
+        """Tell whether a module, or one below it, holds a kind or a definition."""
+        held = {one.module for one in self._handlers.values()}
+        held |= {one.module for one in self._definitions.values()}
+        return any(f"{one}.".startswith(f"{module}.") for one in held)
+
     def kinds(self) -> list[KindInfo]:
         """Return what the server is told, ordered by name."""
         return [self._handlers[kind].info for kind in sorted(self._handlers)]
@@ -163,20 +175,39 @@ definition = DEFAULT_REGISTRY.definition
 def load_handlers(modules: Sequence[str]) -> Registry:
     """Import the built-in handlers and these modules; return the registry that their decorators filled.
 
-    The current directory becomes importable, as with every Celery program.
+    The current directory is where they are looked for first, as with every Celery program.
 
     Raises:
-        Invalid: A module cannot be imported, or registers something wrong; names the module and the cause.
+        Invalid: A module cannot be imported, or registers nothing or something wrong; names the module and the cause.
 
     """
-    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path holds text
-        sys.path.append(here)
-    for module in (BUILT_IN, *modules):
-        _load(module)
+    _import(BUILT_IN)
+    before = frozenset(sys.modules)
+    with _current_directory_first():
+        for module in modules:
+            came_with_another = module in sys.modules.keys() - before
+            registered = len(DEFAULT_REGISTRY)
+            _import(module)
+            is_fruitful = len(DEFAULT_REGISTRY) > registered or DEFAULT_REGISTRY.has_of(module)
+            if not is_fruitful and not came_with_another:
+                raise _fruitless(module)
     return DEFAULT_REGISTRY
 
 
-def _load(module: str) -> None:
+@contextmanager
+def _current_directory_first() -> Iterator[None]:
+    """Look there first for the block, and last from then on: what the product imports later must not be found there."""
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds text
+    if here not in sys.path:
+        sys.path.append(here)
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)  # the first one
+
+
+def _import(module: str) -> None:
     try:
         importlib.import_module(module)
     except Invalid as error:
@@ -187,7 +218,7 @@ def _load(module: str) -> None:
                 f"handlers module {module!r} is not found: check TASKSERVER_HANDLERS (dotted module names, comma) and that "
                 "it is installed or stands in the directory the worker is started in",
                 target=module,
-            ) from error
+            ) from None
         raise _broken(module, error) from error
     except (Exception, SystemExit) as error:
         raise _broken(module, error) from error
@@ -196,6 +227,17 @@ def _load(module: str) -> None:
 def _broken(module: str, error: BaseException) -> InvalidArgument:
     return InvalidArgument(
         f"handlers module {module!r} cannot be imported: {type(error).__name__}: {error}: correct it and start the worker again",
+        target=module,
+    )
+
+
+def _fruitless(module: str) -> InvalidArgument:
+    found = sys.modules[module]
+    file = getattr(found, "__file__", None)  # a directory has none, nor has what is built in
+    places = [file] if file else list(getattr(found, "__path__", ["built into Python"]))
+    return InvalidArgument(
+        f"handlers module {module!r} ({places[0]}) registers nothing, neither a kind nor a definition: name the module that "
+        "holds them, or rename it if another one of that name is found first",
         target=module,
     )
 

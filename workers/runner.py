@@ -18,7 +18,7 @@ from schema.errors import Unavailable
 from schema.identity import SubtaskId, TaskId
 from schema.settings import Settings
 from schema.states import Operation
-from schema.transitions import cancellations, claims, progress, registrations, steps
+from schema.transitions import cancellations, claims, declining, progress, registrations, steps
 from schema.transitions.claims import Claimed
 from schema.transitions.records import Recorded
 from schema.transitions.steps import Ended, Wanted
@@ -43,6 +43,7 @@ class HeldUnit:
         self.lock = threading.Lock()
         self.unclaimed: list[SubtaskId] = [SubtaskId(one) for one in message.ids]
         self.unbegun: list[Claimed] = []
+        self.declined: frozenset[SubtaskId] = frozenset()
         self.finished: list[Finished] = []
         self.claim = 0
         self.backwards = False
@@ -63,7 +64,7 @@ class HeldUnit:
     def hold(self, batch: Sequence[Claimed]) -> None:
         """Take note of a claim."""
         with self.lock:
-            taken = {one.id for one in batch}
+            taken = {one.id for one in batch} | self.declined
             self.unclaimed = [one for one in self.unclaimed if one not in taken]
             self.unbegun = list(batch)
             self.claim = batch[0].claim if batch else 0
@@ -242,11 +243,35 @@ class UnitRunner:
 
     def _prepare(self, connection: Connection, unit: HeldUnit, batch: list[Claimed]) -> list[Claimed]:
         """Read what the claimed subtasks need; with none of them claimed the rest of the unit is let go."""
+        if any(one.kind not in self._attempts.kinds for one in batch):
+            batch = self._decline(connection, unit, batch)
         if batch:
             unit.inputs = self._attempts.load(connection, unit.task, batch)
         elif unit.unclaimed:
             self._let_go(connection, unit)
         return batch
+
+    def _decline(self, connection: Connection, unit: HeldUnit, batch: list[Claimed]) -> list[Claimed]:
+        """Leave to another worker what has no handler here, in all of the unit; return what was claimed and has one."""
+        rest = {*unit.unclaimed, *(one.id for one in batch)}
+        unit.declined = declining.decline(
+            connection,
+            unit.task,
+            sorted(rest),
+            self._attempts.kinds,
+            carrier=unit.message.carrier,
+            claim=batch[0].claim,
+            process=self._process,
+        )
+        unit.clean = False
+        _log.warning(
+            "no handler here, left to another worker",
+            action="decline",
+            task=unit.task,
+            subtasks=len(unit.declined),
+            kinds=sorted({one.kind for one in batch if one.id in unit.declined}),
+        )
+        return [one for one in batch if one.id not in unit.declined]
 
     def _let_go(self, connection: Connection, unit: HeldUnit) -> list[Claimed]:
         """Return what this process took or was brought and will not run, also by a commit that was never answered."""

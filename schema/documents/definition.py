@@ -4,27 +4,30 @@ It is made of the same subtasks as a submission, and its graph, references and k
 task's arguments: those come with each submission. Pure; which kinds there are and where callbacks may go is told by the caller.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from schema.callback_hosts import CallbackHosts
-from schema.documents.document import Document, check_raw, field_names
+from schema.documents.argument_checks import ArgumentChecker
+from schema.documents.document import Document, check_raw
 from schema.documents.field_errors import in_words, note_field_errors
 from schema.documents.field_types import Concurrency, Description, DuplicatePolicy, HttpUrl, Key, Name, Seconds
-from schema.documents.problems import Problems, shortened
+from schema.documents.problems import QUOTED_LENGTH, Problems, shortened
 from schema.documents.reference_checks import note_bad_graph, note_bad_references, note_unknown_kinds
-from schema.documents.subtask import Signal, Subtask, note_subtask
+from schema.documents.subtask import Subtask, known_fields, note_subtask
 from schema.errors import InvalidArgument, InvalidGraph, SubError
+from schema.kinds import KindInfo
 from schema.limits import DEFAULT_LIMITS, Limits
 from schema.pointers import join_pointer
-from schema.redaction import find_named
+from schema.redaction import find_open
 from schema.storable import check_stored_size
 
 INLINE = "inline"  # the type of tasks that name no definition
 _WHOLE = "the definition"
+_MOST_REDACTED = 100  # a list of definitions shows them all
 _NAME: TypeAdapter[str] = TypeAdapter(Key, config=ConfigDict(strict=True))
 
 
@@ -64,7 +67,10 @@ class Definition(Document):
     callback: Callback | None = None
     concurrency: Concurrency | None = None
     on_duplicate: DuplicatePolicy | None = None
-    redact: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    redact: Annotated[tuple[Name, ...], Field(strict=False, max_length=_MOST_REDACTED)] = ()
+
+
+_KNOWN_FIELDS = known_fields(Definition, {"callback": Callback})
 
 
 def check_name(name: object) -> None:
@@ -83,7 +89,9 @@ def check_name(name: object) -> None:
         message = "is the type of tasks without a definition: choose another name"
     shown = shortened(name)
     raise InvalidArgument(
-        f"a definition's name: {shown!r} {message}", target="name", sub_errors=(SubError("name", message, shown),)
+        f"a definition's name: {shortened(name, QUOTED_LENGTH)!r} {message}",
+        target="name",
+        sub_errors=(SubError("name", message, shown),),
     )
 
 
@@ -91,15 +99,15 @@ def parse_definition(
     document: object,
     *,
     limits: Limits = DEFAULT_LIMITS,
-    kinds: Collection[str] | None = None,
+    kinds: Mapping[str, KindInfo] | None = None,
     callback_hosts: CallbackHosts | None = None,
 ) -> Definition:
-    """Return the definition that a JSON document describes, with its graph and references checked.
+    """Return the definition that a JSON document describes, with its graph, references and constant arguments checked.
 
     Args:
         document: What was given.
         limits: How large it may be.
-        kinds: The names of the kinds that there are; None does not ask.
+        kinds: The kinds that there are, or those that the document names; None does not ask.
         callback_hosts: The allow-list; None does not ask.
 
     Raises:
@@ -124,7 +132,7 @@ def read_definition(document: object, *, limits: Limits = DEFAULT_LIMITS) -> Def
     try:
         definition = Definition.model_validate(document)
     except ValidationError as error:
-        note_field_errors(error, problems, _known_fields)
+        note_field_errors(error, problems, _KNOWN_FIELDS)
         problems.raise_if_any()
         raise  # unreachable as long as pydantic names at least one error
     if definition.subtasks is None and definition.callback is None:
@@ -139,7 +147,7 @@ def check_definition(
     definition: Definition,
     *,
     limits: Limits = DEFAULT_LIMITS,
-    kinds: Collection[str] | None = None,
+    kinds: Mapping[str, KindInfo] | None = None,
     callback_hosts: CallbackHosts | None = None,
 ) -> None:
     """Check what a definition refers to, as `parse_definition` does.
@@ -152,6 +160,7 @@ def check_definition(
     problems = Problems(_WHOLE)
     _note_graph(definition, kinds, limits, problems)
     _note_open_secrets(definition, problems)
+    _note_wrong_constants(definition, kinds or {}, problems)
     _note_callback(definition, callback_hosts, problems)
     problems.raise_if_any()
     check_stored_size(definition.arguments, "/arguments", "the arguments", limits)
@@ -160,20 +169,9 @@ def check_definition(
         check_stored_size(subtask.arguments, f"/subtasks/{index}/arguments", whose, limits)
 
 
-def _known_fields(location: tuple[str | int, ...]) -> Collection[str]:
-    match location:
-        case ():
-            model: type[Document] = Definition
-        case ("callback",):
-            model = Callback
-        case ("subtasks", _, "default"):
-            model = Signal
-        case _:
-            model = Subtask
-    return field_names(model)
-
-
-def _note_graph(definition: Definition, kinds: Collection[str] | None, limits: Limits, problems: Problems) -> None:
+def _note_graph(
+    definition: Definition, kinds: Mapping[str, KindInfo] | None, limits: Limits, problems: Problems
+) -> None:
     if definition.subtasks is None:
         return
     dag = note_bad_graph(definition.subtasks, problems)
@@ -188,14 +186,41 @@ def _note_graph(definition: Definition, kinds: Collection[str] | None, limits: L
         )
 
 
+def _note_wrong_constants(definition: Definition, kinds: Mapping[str, KindInfo], problems: Problems) -> None:
+    checker = ArgumentChecker(kinds)
+    for index, subtask in enumerate(definition.subtasks or ()):
+        if problems.full:
+            return
+        if subtask.kind is None or subtask.kind not in kinds:
+            continue
+        for wrong in checker.wrong_arguments(subtask.kind, subtask.arguments):
+            field = f"/subtasks/{index}/arguments{wrong.pointer}"
+            problems.argument(field, f"subtask {subtask.key!r}: {wrong.message}", wrong.value)
+
+
 def _note_open_secrets(definition: Definition, problems: Problems) -> None:
-    """Note each default that is to be hidden in a task, and would be open to every viewer here."""
-    for location, value in find_named(definition.arguments, definition.redact):
-        if value is not None:
-            problems.argument(
-                join_pointer(("arguments", *location)),
-                f"is named in redact, and every viewer can read a definition: give {location[-1]!r} with each submission",
-            )
+    """Note each value that is to be hidden in a task, and would be open to every viewer here."""
+    why = "is hidden in tasks by redact, and every viewer can read a definition"
+    for location in find_open(definition.arguments, definition.redact, references=False):
+        problems.argument(join_pointer(("arguments", *location)), f"{why}: give it with each submission")
+    for index, subtask in enumerate(definition.subtasks or ()):
+        if problems.full:
+            return
+        for place, value in _given_values(subtask):
+            for location in find_open(value, definition.redact):
+                problems.argument(
+                    join_pointer(("subtasks", index, *place, *location)),
+                    f'subtask {subtask.key!r}: {why}: take it by {{"$arg": …}}, and give it with each submission',
+                )
+
+
+def _given_values(subtask: Subtask) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Yield what a subtask holds of the user's own values, each with its place."""
+    yield ("arguments",), subtask.arguments
+    yield ("foreach",), subtask.foreach
+    yield ("when",), subtask.when
+    if subtask.default is not None:
+        yield ("default", "payload"), subtask.default.payload
 
 
 def _note_callback(definition: Definition, hosts: CallbackHosts | None, problems: Problems) -> None:

@@ -32,6 +32,7 @@ _WORDS = {
     "less_than_equal": "must be at most {le}",
     "string_too_short": "must not be empty: give a text or leave the field out",
     "string_too_long": "must be at most {max_length} characters",
+    "too_long": "must have at most {max_length} elements",
     "literal_error": "must be one of {expected}",
     "enum": "must be one of {expected}",
     "value_error": "{error}",
@@ -58,6 +59,8 @@ def in_words(detail: ErrorDetails) -> str:
     kind = detail["type"]
     if kind.startswith("datetime"):
         return _MOMENT
+    if kind in {"too_short", "too_long"} and isinstance(detail["input"], str):
+        kind = f"string_{kind}"  # behind another check pydantic counts a text's characters as elements
     words = _WORDS.get(kind)
     return words.format(**_plain_numbers(detail.get("ctx", {}))) if words else detail["msg"]
 

@@ -11,6 +11,8 @@ from schema.errors import InvalidArgument, InvalidGraph, SubError
 
 MAX_REPORTED = 50
 _SHOWN_LENGTH = 200
+QUOTED_LENGTH = 60
+"""How much of a value stands inside a sentence."""
 
 
 class Problems:
@@ -65,21 +67,21 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def shortened(value: object) -> object:
+def shortened(value: object, length: int = _SHOWN_LENGTH) -> object:
     """Return the value as it may stand in an error: small JSON as it is, all else as the beginning of its text."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _cut(printable(value))
+        return _cut(printable(value), length)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=repr)
     except (ValueError, TypeError, RecursionError):
         # NaN, a number of thousands of digits, odd member names or endless nesting: only its sort can be told.
         return repr(value) if isinstance(value, float) else type(value).__name__
-    if isinstance(value, (int, float)) and len(text) <= _SHOWN_LENGTH:
+    if isinstance(value, (int, float)) and len(text) <= length:
         return value
-    return _cut(printable(text))
+    return _cut(printable(text), length)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN_LENGTH else text[:_SHOWN_LENGTH] + "…"
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "…"

@@ -5,12 +5,11 @@ looks like or what a reference leads to: that is `expansion`. A field that is No
 definition or the kind fills in the default.
 """
 
-from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, ValidationError
 
-from schema.documents.document import Document, check_raw, field_names
+from schema.documents.document import Document, check_raw
 from schema.documents.field_errors import note_field_errors
 from schema.documents.field_types import (
     BigInt,
@@ -27,7 +26,7 @@ from schema.documents.field_types import (
     Title,
 )
 from schema.documents.problems import Problems
-from schema.documents.subtask import Signal, Subtask, note_subtask
+from schema.documents.subtask import Subtask, known_fields, note_subtask
 from schema.limits import DEFAULT_LIMITS, Limits
 
 
@@ -77,6 +76,9 @@ class Submission(Document):
     subtasks: Annotated[tuple[Subtask, ...], Field(strict=False)] | None = None
 
 
+_KNOWN_FIELDS = known_fields(Submission, {"cluster": Cluster, "tenant": Tenant})
+
+
 def parse_submission(document: object, *, limits: Limits = DEFAULT_LIMITS) -> Submission:
     """Return the submission that a JSON document describes.
 
@@ -89,27 +91,12 @@ def parse_submission(document: object, *, limits: Limits = DEFAULT_LIMITS) -> Su
     try:
         submission = Submission.model_validate(document)
     except ValidationError as error:
-        note_field_errors(error, problems, _known_fields)
+        note_field_errors(error, problems, _KNOWN_FIELDS)
         problems.raise_if_any()
         raise  # unreachable as long as pydantic names at least one error
     _note_rule_breaks(submission, problems)
     problems.raise_if_any()
     return submission
-
-
-def _known_fields(location: tuple[str | int, ...]) -> Collection[str]:
-    match location:
-        case ():
-            model: type[Document] = Submission
-        case ("cluster",):
-            model = Cluster
-        case ("tenant",):
-            model = Tenant
-        case ("subtasks", _, "default"):
-            model = Signal
-        case _:
-            model = Subtask
-    return field_names(model)
 
 
 def _note_rule_breaks(submission: Submission, problems: Problems) -> None:

@@ -1,13 +1,14 @@
 """One subtask as users write it, and the rules that concern it alone; submissions and definitions are made of these."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from schema.conditions import check_condition
-from schema.documents.document import Document
+from schema.documents.document import Document, field_names
+from schema.documents.field_errors import KnownFields
 from schema.documents.field_types import Attempts, Backoff, Description, Key, Name, Seconds, Title
 from schema.documents.problems import Problems
 from schema.pointers import BadReference
@@ -48,6 +49,24 @@ class Subtask(Document):
         """The reference that yields the foreach elements; None where they are written out or there is no foreach."""
         found = recognise(self.foreach) if isinstance(self.foreach, dict) else None
         return found if isinstance(found, (ArgumentReference, ResultReference)) else None
+
+
+def known_fields(whole: type[Document], parts: Mapping[str, type[Document]]) -> KnownFields:
+    """Return what tells the names of fields by their location in a document that has subtasks, and parts of its own."""
+
+    def at(location: tuple[str | int, ...]) -> list[str]:
+        match location:
+            case ():
+                model = whole
+            case (str(name),) if name in parts:
+                model = parts[name]
+            case ("subtasks", _, "default"):
+                model = Signal
+            case _:
+                model = Subtask
+        return field_names(model)
+
+    return at
 
 
 def note_subtask(subtask: Subtask, at: str, problems: Problems) -> None:

@@ -5,6 +5,7 @@ then told the first one's answer.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,6 +82,16 @@ def note_answer(connection: AnyConnection, call: IdempotentCall, answer: dict[st
     """Store what the call was answered; a small document, from which the whole answer can be made again."""
     parameters = {"account": call.account, "key": call.key, "answer": json.dumps(answer)}
     [[_]] = fetch_together(connection, [Request(_NOTE, parameters)])
+
+
+_KEPT = text("SELECT id FROM tasks WHERE id = ANY (CAST(:tasks AS bigint[]))")
+
+
+def deleted_tasks(connection: AnyConnection, tasks: Sequence[int]) -> list[int]:
+    """Return those of the tasks that are not there any more: a task may be deleted before its key is too old."""
+    [rows] = fetch_together(connection, [Request(_KEPT, {"tasks": list(tasks)})])
+    kept = {row["id"] for row in rows}
+    return [task for task in tasks if task not in kept]
 
 
 _DELETE = text(

@@ -1,12 +1,13 @@
 """What workers tell the server of themselves: their kinds, that they live, and what they hold."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import Connection, text
 
-from schema.kinds import KindInfo
+from schema.kinds import KindInfo, OnWorkerLost
+from schema.roundtrip import AnyConnection, Request, Row, fetch_together
 
 _NUMBERS = text("SELECT nextval('process_numbers')")
 
@@ -118,12 +119,30 @@ def register_kinds(connection: Connection, kinds: Sequence[KindInfo], *, code_ve
         )
 
 
-_KNOWN = text("SELECT name FROM kinds")
+_COLUMNS = [one.name for one in fields(KindInfo)]
+_KINDS = text(f"SELECT {', '.join(_COLUMNS)} FROM kinds WHERE name = ANY (CAST(:names AS text[])) OR :all")
 
 
-def known_kinds(connection: Connection) -> frozenset[str]:
-    """Return the names of all kinds that workers have registered."""
-    return frozenset(connection.execute(_KNOWN).scalars())
+def load_kinds(connection: AnyConnection, names: Collection[str] | None = None) -> Mapping[str, KindInfo]:
+    """Return the named kinds as workers have registered them.
+
+    All of them without names, and when one of the named is missing, so that an error can tell the nearest.
+    """
+    if names is not None:
+        kinds = _ask_for_kinds(connection, sorted(names), everything=False)
+        if len(kinds) == len(names):
+            return kinds
+    return _ask_for_kinds(connection, [], everything=True)
+
+
+def _ask_for_kinds(connection: AnyConnection, names: list[str], *, everything: bool) -> dict[str, KindInfo]:
+    [rows] = fetch_together(connection, [Request(_KINDS, {"names": names, "all": everything})])
+    return {row["name"]: _kind(row) for row in rows}
+
+
+def _kind(row: Row) -> KindInfo:
+    result_schema, on_worker_lost = row["result_schema"] or {}, OnWorkerLost(row["on_worker_lost"])
+    return KindInfo(**{**row, "result_schema": result_schema, "on_worker_lost": on_worker_lost})
 
 
 _PACE = text("UPDATE kinds SET typical_seconds = :seconds WHERE name = :kind")

@@ -21,6 +21,7 @@ from taskserver.api import (
     routes_principals,
     routes_registry,
     routes_status,
+    routes_subtask_keys,
     routes_subtasks,
     routes_verbs,
 )
@@ -28,9 +29,11 @@ from taskserver.api.authentication import Authenticator
 from taskserver.api.documentation import describe
 from taskserver.api.envelope import Tracing
 from taskserver.api.errors import add_error_handlers
+from taskserver.api.open_streams import OpenStreams
 from taskserver.api.routes_principals import NewPrincipal
 from taskserver.api.routes_verbs import BulkRetry, Verb
 from taskserver.api.services import Services
+from taskserver.api.submission_gate import SubmissionGate
 from taskserver.api.waiting import Watch
 from taskserver.principals import Tokens
 
@@ -43,6 +46,7 @@ _ROUTERS = (
     routes_events.router,
     routes_instances.router,
     routes_diagnosis.router,
+    routes_subtask_keys.router,
     routes_subtasks.router,
     routes_verbs.router,
     routes_registry.router,
@@ -67,11 +71,17 @@ def _nothing() -> None:
 
 
 def create_app(
-    settings: Settings, engine: Engine, redis: Redis, *, after_submission: Callable[[], None] = _nothing
+    settings: Settings,
+    engine: Engine,
+    redis: Redis,
+    *,
+    health_engine: Engine | None = None,
+    after_submission: Callable[[], None] = _nothing,
 ) -> FastAPI:
     """Return the application. `app.state.services.watch.stop_waiting()` lets long polls answer before a shutdown.
 
-    `after_submission` is called between a submission's commit and its answer, and may take a moment.
+    `after_submission` is called between a submission's commit and its answer, and may take a moment. `health_engine` is asked
+    whether the database is well.
     """
     watch = Watch(engine)
     app = Api(
@@ -84,7 +94,16 @@ def create_app(
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    app.state.services = Services(settings, engine, redis, watch, after_submission)
+    app.state.services = Services(
+        settings=settings,
+        engine=engine,
+        health_engine=health_engine or engine,
+        redis=redis,
+        watch=watch,
+        gate=SubmissionGate(most=max(1, settings.database_pool // 2)),
+        after_submission=after_submission,
+    )
+    app.state.open_streams = OpenStreams(most=settings.max_streams, most_each=settings.max_streams_per_principal)
     app.state.authenticator = Authenticator(engine, Tokens.of(settings))
     add_error_handlers(app)
     app.add_middleware(Tracing)

@@ -14,7 +14,6 @@ from pydantic.json_schema import models_json_schema
 
 from taskserver.api.envelope import ErrorEnvelope
 
-PREFIX = "/api/v2/tasks"
 Responses = dict[int | str, dict[str, Any]]
 
 UNAVAILABLE: Responses = {

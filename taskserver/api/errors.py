@@ -11,11 +11,20 @@ from starlette.routing import Match
 
 from schema.database import translate
 from schema.documents.field_errors import in_words
-from schema.documents.problems import printable, shortened
-from schema.errors import InvalidArgument, NotFound, SubError, TaskserverError, Unauthenticated, Unavailable
+from schema.documents.problems import QUOTED_LENGTH, printable, shortened
+from schema.errors import (
+    InvalidArgument,
+    NotFound,
+    RateLimited,
+    SubError,
+    TaskserverError,
+    Unauthenticated,
+    Unavailable,
+)
 from taskserver.api.envelope import failure, trace_of
 
 _RETRY_SECONDS = "1"
+_LIMITED_SECONDS = "5"
 _NOT_FOUND = 404
 _NOT_ALLOWED = 405
 
@@ -48,6 +57,8 @@ def _ours(request: Request, error: Exception) -> Response:
 def _headers(error: TaskserverError) -> Mapping[str, str]:
     if isinstance(error, Unavailable):
         return {"Retry-After": _RETRY_SECONDS}
+    if isinstance(error, RateLimited):
+        return {"Retry-After": _LIMITED_SECONDS}
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": 'Bearer realm="taskserver", Basic realm="taskserver", charset="UTF-8"'}
     return {}
@@ -64,7 +75,7 @@ def _validation(request: Request, error: Exception) -> Response:
         for item in error.errors()
     )
     first = problems[0]
-    given = "" if first.rejected_value is None else f" (given: {first.rejected_value!r})"
+    given = "" if first.rejected_value is None else f" (given: {shortened(first.rejected_value, QUOTED_LENGTH)!r})"
     message = f"parameter {first.field} {first.message}{given}"
     return _ours(request, InvalidArgument(message, target=first.field, sub_errors=problems))
 

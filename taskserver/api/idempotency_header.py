@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from schema.errors import InvalidArgument
-from taskserver.idempotency import HEADER, MAX_LENGTH, check_key
+from schema.idempotency_keys import HEADER, MAX_LENGTH, check_key
 
 _DESCRIPTION = (
     f"Names this call, for 24 hours: made again with the same key and body it changes nothing, and answers 200."

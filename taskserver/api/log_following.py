@@ -20,28 +20,27 @@ from taskserver.queries.logs import Cursor, LogMark, LogQuestion
 from taskserver.views.subtasks import LogText
 
 # Many may follow, and each holds what its client has not taken yet.
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 128 * 1024
 _RETRY_SECONDS = 0.5
 
 ReadLog = Callable[[LogQuestion], LogText]
 
 
-def first_question(question: LogQuestion) -> LogQuestion:
-    """Return the question in pieces; the last lines are asked for in one, as in the plain answer."""
-    return question if question.tail is not None else replace(question, most_bytes=_PIECE_BYTES)
+def in_pieces(question: LogQuestion) -> LogQuestion:
+    """Return the question for a piece of its answer."""
+    return replace(question, most_bytes=_PIECE_BYTES)
 
 
 async def followed_log(
-    watch: Watch, subtask: SubtaskId, read: ReadLog, question: LogQuestion, first: LogText
+    watch: Watch, subtask: SubtaskId, read: ReadLog, question: LogQuestion, part: LogText | None
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the log from the first part on, which answers the question, until nothing more will come."""
-    part: LogText | None = first
+    """Yield the log from the part on that answers the question, until nothing more will come."""
     mark: LogMark | None = None
     with watch.logs([subtask]) as following:
         while part is not None:
             if part.log or part.cursor != str(question.after):
                 yield event("log", LogText(log=part.log, cursor=part.cursor), id_=part.cursor)
-            question = replace(question, after=Cursor.parse(part.cursor), tail=None, most_bytes=_PIECE_BYTES)
+            question = in_pieces(replace(question, after=Cursor.parse(part.cursor), tail=None))
             if not part.more:
                 if mark is not None and mark.is_last(question.attempt):
                     yield event("end", {"state": mark.state})

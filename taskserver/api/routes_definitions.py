@@ -5,10 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from schema.limits import SUBMISSION_BYTES
+from schema.main_api import PREFIX
 from taskserver.api.authentication import Admin, Viewer
 from taskserver.api.bodies import parse_json, read_body
-from taskserver.api.documentation import ERRORS, PREFIX, json_body
+from taskserver.api.documentation import ERRORS, json_body
 from taskserver.api.envelope import EmptyEnvelope, Envelope, answer
+from taskserver.api.parameters import MAX_PAGE, MAX_PAGE_SIZE
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
 from taskserver.definition_changes import delete_definition, put_definition
@@ -26,12 +28,14 @@ router = APIRouter(
 )
 
 Name = Annotated[str, STORABLE, Path(min_length=1, max_length=200, description="The definition's name, the task type.")]
+PageNumber = Annotated[int, Query(ge=1, le=MAX_PAGE, description="From 1.")]
+PageSize = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Versions on a page.")]
 Version = Annotated[int | None, Query(ge=1, le=_MAX_VERSION, description="The newest one without it.")]
 
 
 @router.get("", response_model=Envelope[Definitions], summary="List definitions")
 def get_definitions(request: Request, principal: Viewer, served: Served) -> Response:
-    """Return the newest version of each definition; where they are very many, without what may be large."""
+    """Return the newest version of each definition; beyond 4 MiB together the largest are without subtasks and arguments."""
     return answer(request, list_definitions(served.engine, account=principal.account))
 
 
@@ -46,9 +50,17 @@ def get_definition(
 @router.get(
     "/{name}/versions", response_model=Envelope[DefinitionVersions], summary="List the versions of a definition"
 )
-def get_versions(request: Request, principal: Viewer, served: Served, name: Name) -> Response:
-    """Return the versions, the newest first, without their documents; deleted ones too."""
-    return answer(request, list_versions(served.engine, name, account=principal.account))
+def get_versions(
+    request: Request,
+    principal: Viewer,
+    served: Served,
+    name: Name,
+    *,
+    page: PageNumber = 1,
+    size: PageSize = MAX_PAGE_SIZE,
+) -> Response:
+    """Return one page of the versions, the newest first, without their documents; deleted ones too."""
+    return answer(request, list_versions(served.engine, name, account=principal.account, page=page, size=size))
 
 
 async def _body(request: Request, _principal: Admin, served: Served) -> bytes:

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Depends, Header, Response
 from starlette.concurrency import run_in_threadpool
 
 from schema.identity import TaskId
+from schema.main_api import PREFIX
 from taskserver.api.authentication import Viewer
-from taskserver.api.documentation import ERRORS, PREFIX
+from taskserver.api.documentation import ERRORS
 from taskserver.api.etags import is_known
-from taskserver.api.event_stream import EventStream, StillAllowed, described_as_events, event
+from taskserver.api.event_stream import Streaming, described_as_events, event, event_id, last_event_id
 from taskserver.api.parameters import TASK_PATH, TaskPathId
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
@@ -19,7 +20,6 @@ from taskserver.api.waiting import Watch
 from taskserver.projection import is_settled
 from taskserver.queries.details import no_task
 from taskserver.queries.status import task_statuses
-from taskserver.spelling import Spelled
 from taskserver.views.tasks import TaskStatus
 
 _LEAST_SECONDS = 0.1  # between two events of one stream
@@ -41,8 +41,8 @@ router = APIRouter(
 
 LastEventId = Annotated[
     str,
-    Spelled("([0-9]{1,19})?", "must be the id of an earlier event, or absent"),
-    Header(alias="Last-Event-ID", description="The changeNumber that the caller has: the first event is another."),
+    event_id("[0-9]{1,19}"),
+    last_event_id("The changeNumber that the caller has: the first event is another."),
 ]
 IfNoneMatch = Annotated[
     str | None, Header(description="The ETag of a status that the caller has: the first event is another.")
@@ -58,7 +58,7 @@ IfNoneMatch = Annotated[
 async def get_events(
     principal: Viewer,
     served: Served,
-    still_allowed: StillAllowed,
+    streaming: Streaming,
     task_id: TaskPathId,
     *,
     last_event_id: LastEventId = "",
@@ -71,7 +71,7 @@ async def get_events(
     status = found[task_id]
     number = str(status.change_number)
     is_new = number != last_event_id and not is_known(number, if_none_match)
-    return EventStream(_changes(served.watch, status, is_new=is_new), still_allowed)
+    return streaming(_changes(served.watch, status, is_new=is_new))
 
 
 async def _changes(watch: Watch, status: TaskStatus, *, is_new: bool) -> AsyncGenerator[bytes, None]:

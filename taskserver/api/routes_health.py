@@ -30,7 +30,7 @@ def get_readyz(request: Request, served: Served) -> Response:
     problems: list[SubError] = []
     revision, needed = None, head_revision()
     try:
-        revision = database_revision(served.engine)
+        revision = database_revision(served.health_engine)
     except TaskserverError as error:
         problems.append(SubError("database", error.message))
     else:

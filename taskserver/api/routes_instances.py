@@ -1,26 +1,29 @@
 """Tasks: list, submit, detail, plan, audit."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from schema.limits import SUBMISSION_BYTES
+from schema.main_api import PREFIX
 from taskserver import planner
 from taskserver.api.authentication import Submitter, Viewer
 from taskserver.api.bodies import parse_json, read_body
-from taskserver.api.documentation import ERRORS, PREFIX, json_array_body, json_body
+from taskserver.api.documentation import ERRORS, json_array_body, json_body
 from taskserver.api.envelope import Envelope, answer, trace_of
 from taskserver.api.idempotency_header import IdempotencyKey
 from taskserver.api.parameters import TASK_PATH, ListQuery, TaskPathId
-from taskserver.api.services import Served
+from taskserver.api.services import Served, Services
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
+from taskserver.new_rows import Submitter as SubmittedBy
 from taskserver.plan_view import plan_document
+from taskserver.principals import Principal
 from taskserver.queries.details import task_detail, task_details
 from taskserver.queries.listing import list_tasks
 from taskserver.queries.operations import task_operations
 from taskserver.queries.plans import task_graph
-from taskserver.submission import MAX_BATCH, submit_batch, submit_document
-from taskserver.submission import Submitter as SubmittedBy
+from taskserver.submission import MAX_BATCH, Prepared, Stored, prepare_batch, prepare_document
 from taskserver.views.tasks import Operations, Plan, Task, TaskPage
 
 router = APIRouter(
@@ -67,17 +70,22 @@ Body = Annotated[bytes, Depends(_body)]
     },
     openapi_extra=json_body("Submission"),
 )
-def post_instances(request: Request, principal: Submitter, served: Served, body: Body, key: IdempotencyKey) -> Response:
+async def post_instances(
+    request: Request, principal: Submitter, served: Served, body: Body, key: IdempotencyKey
+) -> Response:
     """Store a task and answer its detail. It is published once it is committed."""
-    by = _submitter(request, principal)
-    limits = served.settings.limits
-    stored = submit_document(served.engine, parse_json(body), by, limits=limits, idempotency_key=key)
-    if stored.is_new:
-        served.after_submission()
-    silence = served.settings.dead_after_seconds
-    detail = task_detail(served.engine, stored.task, account=principal.account, silence_seconds=silence)
-    location = {"Location": f"{PREFIX}/instances/{stored.task}"}
-    return answer(request, detail, status=201 if stored.is_new else 200, headers=location)
+    by, limits = _submitter(request, principal), served.settings.limits
+
+    def prepare() -> Prepared:
+        return prepare_document(parse_json(body), by, limits=limits, idempotency_key=key)
+
+    def answer_stored(stored: Sequence[Stored]) -> Response:
+        [one], is_new = stored, _publish(stored, served)
+        location = {"Location": f"{PREFIX}/instances/{one.task}"}
+        [detail] = _details(stored, principal, served)
+        return answer(request, detail, status=201 if is_new else 200, headers=location)
+
+    return await served.gate.store(served.engine, prepare, answer_stored)
 
 
 @router.post(
@@ -88,21 +96,35 @@ def post_instances(request: Request, principal: Submitter, served: Served, body:
     responses={200: {"model": Envelope[list[Task]], "description": "None is new: those of the same instances or key."}},
     openapi_extra=json_array_body("Submission", most=MAX_BATCH),
 )
-def post_batch(request: Request, principal: Submitter, served: Served, body: Body, key: IdempotencyKey) -> Response:
+async def post_batch(
+    request: Request, principal: Submitter, served: Served, body: Body, key: IdempotencyKey
+) -> Response:
     """Store all the tasks or none, and answer their details in the same order."""
-    by = _submitter(request, principal)
-    limits = served.settings.limits
-    stored = submit_batch(served.engine, parse_json(body), by, limits=limits, idempotency_key=key)
+    by, limits = _submitter(request, principal), served.settings.limits
+
+    def prepare() -> Prepared:
+        return prepare_batch(parse_json(body), by, limits=limits, idempotency_key=key)
+
+    def answer_stored(stored: Sequence[Stored]) -> Response:
+        is_new = _publish(stored, served)
+        return answer(request, _details(stored, principal, served), status=201 if is_new else 200)
+
+    return await served.gate.store(served.engine, prepare, answer_stored)
+
+
+def _publish(stored: Sequence[Stored], served: Services) -> bool:
     is_new = any(one.is_new for one in stored)
     if is_new:
         served.after_submission()
-    tasks = [one.task for one in stored]
-    silence = served.settings.dead_after_seconds
-    details = task_details(served.engine, tasks, account=principal.account, silence_seconds=silence)
-    return answer(request, details, status=201 if is_new else 200)
+    return is_new
 
 
-def _submitter(request: Request, principal: Submitter) -> SubmittedBy:
+def _details(stored: Sequence[Stored], principal: Principal, served: Services) -> list[Task]:
+    tasks, silence = [one.task for one in stored], served.settings.dead_after_seconds
+    return task_details(served.engine, tasks, account=principal.account, silence_seconds=silence)
+
+
+def _submitter(request: Request, principal: Principal) -> SubmittedBy:
     trace = trace_of(request)
     return SubmittedBy(principal.name, principal.account, trace_id=trace.id, traceparent=trace.traceparent)
 

@@ -5,17 +5,18 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from schema.accounts import ACCOUNT_PATTERN, ACCOUNT_SPELLING, OWNER_ACCOUNT
 from schema.documents.field_errors import note_field_errors
 from schema.documents.problems import Problems
 from schema.errors import Forbidden
+from schema.main_api import PREFIX
 from taskserver.api.authentication import Admin, Verifier
 from taskserver.api.bodies import parse_json, read_body
-from taskserver.api.documentation import ERRORS, PREFIX, json_body
+from taskserver.api.documentation import ERRORS, json_body
 from taskserver.api.envelope import EmptyEnvelope, Envelope, answer
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
 from taskserver.principals import (
-    OWNER_ACCOUNT,
     Role,
     Tokens,
     create_principal,
@@ -32,7 +33,7 @@ _NAME = Spelled(
     "[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}",
     "must be 1 to 128 letters, digits, '_', '.', '@' and '-', the first a letter, digit or '_'",
 )
-_ACCOUNT = Spelled("[A-Za-z0-9_.@-]{1,128}", "must be 1 to 128 letters, digits, '_', '.', '@' and '-'")
+_ACCOUNT = Spelled(ACCOUNT_PATTERN, f"must be {ACCOUNT_SPELLING}")
 
 router = APIRouter(
     prefix=f"{PREFIX}/principals",

@@ -2,8 +2,9 @@
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from schema.main_api import PREFIX
 from taskserver.api.authentication import Viewer
-from taskserver.api.documentation import ERRORS, PREFIX
+from taskserver.api.documentation import ERRORS
 from taskserver.api.envelope import Envelope, answer
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from schema.identity import TaskId
+from schema.main_api import PREFIX
 from taskserver.api.authentication import Viewer
-from taskserver.api.documentation import ERRORS, NOT_MODIFIED, PREFIX
+from taskserver.api.documentation import ERRORS, NOT_MODIFIED
 from taskserver.api.envelope import Envelope, answer
 from taskserver.api.etags import IfNoneMatch, is_known, quoted
 from taskserver.api.parameters import TASK_PATH, StatusIds, TaskPathId, Until, WaitSeconds, split_ids

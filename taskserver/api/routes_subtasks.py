@@ -1,19 +1,21 @@
 """Subtasks: one of them in full, and its log, as it is or as it grows."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from schema.main_api import PREFIX
 from taskserver.api.authentication import Viewer
-from taskserver.api.documentation import ERRORS, PREFIX
+from taskserver.api.documentation import ERRORS
 from taskserver.api.envelope import Envelope, answer
-from taskserver.api.event_stream import EventStream, StillAllowed, described_as_events, wants_events
-from taskserver.api.log_following import first_question, followed_log
+from taskserver.api.event_stream import Streaming, described_as_events, event_id, last_event_id, wants_events
+from taskserver.api.log_following import followed_log, in_pieces
 from taskserver.api.parameters import SUBTASK_PATH, TASK_PATH, SubtaskPathId, TaskPathId
 from taskserver.api.services import Served
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
-from taskserver.queries.logs import CURSOR, START, Cursor, LogQuestion, subtask_log
+from taskserver.queries.logs import CURSOR, START, Cursor, LogQuestion, log_beginning, subtask_log
 from taskserver.queries.subtasks import subtask_detail
 from taskserver.spelling import Spelled
 from taskserver.views.subtasks import LogText, SubtaskDetail
@@ -47,10 +49,8 @@ AttemptNumber = Annotated[
 Tail = Annotated[int | None, Query(ge=0, le=_TAIL_MOST, description="Only the last lines, so many.")]
 LastEventId = Annotated[
     str,
-    Spelled(f"({CURSOR})?", "must be the id of an earlier event, or absent"),
-    Header(
-        alias="Last-Event-ID", description="Where an earlier stream broke off; counts in place of `after` and `tail`."
-    ),
+    event_id(CURSOR),
+    last_event_id("Where an earlier stream broke off; counts in place of `after` and `tail`."),
 ]
 
 
@@ -83,7 +83,7 @@ def get_log(
     task_id: TaskPathId,
     subtask_id: SubtaskPathId,
     *,
-    still_allowed: StillAllowed,
+    streaming: Streaming,
     after: After = "",
     attempt: AttemptNumber = None,
     tail: Tail = None,
@@ -93,15 +93,13 @@ def get_log(
 
     With `Accept: text/event-stream` go on with what they write, until the subtask has ended.
     """
-
-    def read(question: LogQuestion) -> LogText:
-        return subtask_log(served.engine, task_id, subtask_id, question, account=principal.account)
-
+    log = (served.engine, task_id, subtask_id)
+    read = partial(subtask_log, *log, account=principal.account)
     question = LogQuestion(after=Cursor.parse(after) if after else START, attempt=attempt, tail=tail)
     if not wants_events(request):
         return answer(request, read(question))
     if last_event_id:
         # It came later than `after`, and the last lines have been sent with it.
         question = replace(question, after=Cursor.parse(last_event_id), tail=None)
-    question = first_question(question)
-    return EventStream(followed_log(served.watch, subtask_id, read, question, read(question)), still_allowed)
+    first = log_beginning(*log, in_pieces(question), account=principal.account)
+    return streaming(followed_log(served.watch, subtask_id, read, question, first))

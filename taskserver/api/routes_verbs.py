@@ -11,11 +11,12 @@ from schema.documents.field_errors import note_field_errors
 from schema.documents.problems import Problems
 from schema.errors import InvalidArgument
 from schema.identity import TaskId
+from schema.main_api import PREFIX
 from schema.transitions.idempotency import IdempotentCall
 from schema.transitions.orders import Order
 from taskserver.api.authentication import Manager
 from taskserver.api.bodies import parse_json, read_body
-from taskserver.api.documentation import ERRORS, PREFIX, json_body
+from taskserver.api.documentation import ERRORS, json_body
 from taskserver.api.envelope import EmptyEnvelope, Envelope, answer, trace_of
 from taskserver.api.idempotency_header import IdempotencyKey
 from taskserver.api.parameters import SUBTASK_PATH, TASK_PATH, ListQuestion, SubtaskPathId, TaskPathId

@@ -9,17 +9,20 @@ from redis import Redis
 from sqlalchemy import Engine
 
 from schema.settings import Settings
+from taskserver.api.submission_gate import SubmissionGate
 from taskserver.api.waiting import Watch
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The settings and the connections of one server process."""
+    """The settings and the connections of one server process; those of `health_engine` are not used up by requests."""
 
     settings: Settings
     engine: Engine
+    health_engine: Engine
     redis: Redis
     watch: Watch
+    gate: SubmissionGate
     after_submission: Callable[[], None]
 
 

@@ -9,7 +9,7 @@ from taskserver.cli.completion import definition_names
 from taskserver.cli.connection import DataOption, JsonOption, connect
 from taskserver.cli.documents import read_submission
 from taskserver.cli.exits import EPILOG
-from taskserver.cli.output import print_json, print_line, print_table
+from taskserver.cli.output import in_json, print_json, print_line, print_table
 from taskserver.client import Definition
 
 # What the server adds to the document that was put.
@@ -57,7 +57,7 @@ def show(
     _print_version(found)
     for member, value in written.items():
         if member != "subtasks":
-            print_line(f"{member}:", value)
+            print_line(f"{member}:", value if isinstance(value, str) else in_json(value))
     subtasks = written.get("subtasks", ())
     rows = [(one.get("key"), one.get("kind"), ",".join(one.get("upstreams", ()))) for one in subtasks]
     print_table(("KEY", "KIND", "UPSTREAMS"), rows)

@@ -1,12 +1,16 @@
 """Reading what the user submits: a file, standard input, a definition's name, or a single kind; and its arguments."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from schema.errors import InvalidArgument
+from schema.errors import InvalidArgument, SubError
+from schema.pointers import join_pointer
+
+_TEXT_WANTED = 'is not of type "string"'  # the words of the check by a kind's schema
 
 
 def read_submission(file: str, *, needs: str = '"subtasks" or "definition"') -> dict[str, Any]:
@@ -69,6 +73,19 @@ def named_values(arguments: Sequence[str]) -> dict[str, Any]:
             raise InvalidArgument(f"--arg {argument!r} is not name=value", target=argument)
         given[name] = _value(value)
     return given
+
+
+def text_cure(problems: Sequence[SubError], arguments: Sequence[str]) -> str:
+    """Return how to write those words of `single_subtask` again that are JSON where a text is wanted; empty if none is."""
+    refused = {one.field for one in problems if _TEXT_WANTED in one.message}
+    words = [(name, text) for name, _, text in (argument.partition("=") for argument in arguments)]
+    again = [
+        "--arg " + shlex.quote(f"{name}={json.dumps(text, ensure_ascii=False)}")
+        for name, text in words
+        if join_pointer(("subtasks", 0, "arguments", name)) in refused
+        and not isinstance(_value(text), str | list | dict)
+    ]
+    return f"; write {' '.join(again)} to give a text" if again else ""
 
 
 def _value(text: str) -> Any:

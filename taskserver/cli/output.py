@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+_SHORT = 80  # characters of a value in a table; `--json` has all of it
 _STYLES: dict[str, str] = {
     TaskState.SUCCESSFUL: "green",
     TaskState.FAILED: "red",
@@ -30,9 +31,13 @@ _STYLES: dict[str, str] = {
 
 def print_json(document: object) -> None:
     """Print a document as JSON, readable on a terminal."""
-    indent = 2 if sys.stdout.isatty() else None
+    sys.stdout.write(in_json(document, indent=2 if sys.stdout.isatty() else None) + "\n")
+
+
+def in_json(value: object, *, indent: int | None = None) -> str:
+    """Return the value as JSON that standard output can take."""
     escaped = sys.stdout.encoding.lower() != "utf-8"  # cron's locale may be any
-    sys.stdout.write(json.dumps(document, indent=indent, ensure_ascii=escaped) + "\n")
+    return json.dumps(value, indent=indent, ensure_ascii=escaped)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -69,9 +74,11 @@ def print_status(status: TaskStatus) -> None:
 def print_detail(detail: TaskDetail, *, subtasks: Sequence[Subtask] | None = None) -> None:
     """Print a task and its subtasks, or those of them that are given."""
     print_line("task", detail.id, detail.state, detail.name, f"({detail.task_id})")
+    if detail.arguments:
+        print_line("arguments", _short(detail.arguments))
     shown = detail.subtasks if subtasks is None else subtasks
-    rows = [(one.id, one.key, one.kind, one.status, one.attempt, _remark(one)) for one in shown]
-    print_table(("ID", "KEY", "KIND", "STATE", "ATTEMPT", "REMARK"), rows)
+    rows = [(one.id, one.key, one.kind, one.status, one.attempt, _remark(one), _short(one.result)) for one in shown]
+    print_table(("ID", "KEY", "KIND", "STATE", "ATTEMPT", "REMARK", "RESULT"), rows)
 
 
 def progress_line(status: TaskProgress) -> str:
@@ -88,10 +95,19 @@ def console() -> "Console":
     return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 500, highlight=False)
 
 
-def _plain(value: object) -> str:
-    """Return a cell as one line of what can be seen: a name must not draw on the terminal, nor make two cells of one."""
-    text = "" if value is None else str(value)
+def as_one_line(text: str) -> str:
+    """Return the text as one line of what can be seen: a name must not draw on the terminal, nor make two cells of one."""
     return text if text.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else as_one_line(str(value))
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else in_json(value)
+    cut = "…" if sys.stdout.encoding.lower() == "utf-8" else "..."
+    return text if len(text) <= _SHORT else text[: _SHORT - len(cut)] + cut
 
 
 def _styled(value: object) -> "Text":

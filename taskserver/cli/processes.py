@@ -109,7 +109,7 @@ def worker(
     handlers: HandlersOption = None,
 ) -> None:
     """Run a worker, and start it again when it ends by itself. SIGTERM lets it finish what it began; a second does not."""
-    from taskserver.worker import WorkerKeeper, worker_command
+    from taskserver.worker import WorkerKeeper, worker_command, worker_environment
 
     configure_logging()
     settings = Settings.load()
@@ -121,7 +121,9 @@ def worker(
         queues=_words([queues] if queues else None),
     )
     modules = ",".join(dict.fromkeys((*settings.handlers, *_words(handlers))))
-    WorkerKeeper(command, {**os.environ, "TASKSERVER_HANDLERS": modules}).run()
+    environment = worker_environment(settings, os.environ)
+    if not WorkerKeeper(command, {**environment, "TASKSERVER_HANDLERS": modules}).run():
+        raise typer.Exit(Exit.USAGE)  # the worker itself has said why
 
 
 def flower(
@@ -153,14 +155,21 @@ def migrate() -> None:
     sys.stdout.write(f"the database is at revision {revision}\n")
 
 
-def check(*, data: DirectoryOption = None, as_json: JsonOption = False) -> None:
+def check(
+    *,
+    data: DirectoryOption = None,
+    of_worker: Annotated[
+        bool, typer.Option("--worker", help="Check what a worker needs: it has no secret key.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Prove that settings, database, migrations, broker, workers and kinds are as they must be; say what to do if not.
 
     Without settings it checks the `taskserver dev` whose directory is --data or .taskserver here.
     """
     from taskserver.checks import run_checks
 
-    report = run_checks(_checked_settings(data))
+    report = run_checks(_checked_settings(data), of_worker=of_worker)
     if as_json:
         print_json(report.document())
     else:

@@ -32,7 +32,10 @@ def workers(*, data: DataOption = None, as_json: JsonOption = False) -> None:
         print_json({"contents": [one.document for one in found]})
     else:
         rows = [
-            (one.name, "alive" if one.alive else "gone", one.concurrency, one.claims, ",".join(one.queues))
+            (
+                *(one.name, "alive" if one.alive else "gone", one.concurrency, one.claims),
+                *(",".join(one.queues), "" if one.kinds is None else ",".join(one.kinds)),
+            )
             for one in found
         ]
-        print_table(("NAME", "STATE", "SLOTS", "BUSY", "QUEUES"), rows)
+        print_table(("NAME", "STATE", "SLOTS", "BUSY", "QUEUES", "KINDS"), rows)

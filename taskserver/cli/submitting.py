@@ -8,11 +8,11 @@ import typer
 from schema.errors import InvalidArgument
 from taskserver.cli.completion import definition_names, kind_names
 from taskserver.cli.connection import DataOption, JsonOption, connect
-from taskserver.cli.documents import read_submission, single_subtask, with_arguments
+from taskserver.cli.documents import read_submission, single_subtask, text_cure, with_arguments
 from taskserver.cli.exits import EPILOG, Interrupted
 from taskserver.cli.output import print_json
 from taskserver.cli.watching import finish, follow
-from taskserver.client import Task, TaskServer
+from taskserver.client import InvalidRequest, Task, TaskServer
 
 PATIENCE_SECONDS = 5.0  # a server that is started again answers within that
 POLICIES = ("reject", "return", "queue", "allow")
@@ -83,9 +83,9 @@ def submit(
     members = {"name": name, "instanceId": instance_id, "onDuplicate": on_duplicate, "priority": priority}
     document |= {member: value for member, value in members.items() if value is not None}
     with connect(data, patience_seconds=patience) as server:
-        task = _submit(server, document, idempotency_key)
+        task = _submit(server, document, idempotency_key, (arguments or []) if kind else [])
         if wait:
-            raise typer.Exit(finish(task, follow(task), as_json=as_json))
+            raise typer.Exit(finish(task, follow(task, as_json=as_json), as_json=as_json))
         if as_json:
             print_json(task.detail().document)
             return
@@ -102,9 +102,12 @@ def _document(file: str | None, definition: str | None, kind: str | None, argume
     return with_arguments(document, arguments)
 
 
-def _submit(server: TaskServer, document: dict[str, Any], key: str | None) -> Task:
+def _submit(server: TaskServer, document: dict[str, Any], key: str | None, arguments: list[str]) -> Task:
     try:
         return server.submit(document, idempotency_key=key)
+    except InvalidRequest as error:
+        error.message += text_cure(error.sub_errors, arguments)
+        raise
     except KeyboardInterrupt as error:
         cure = "`taskserver list` shows it if so" if key is None else "with the same key it is safe to submit again"
         raise Interrupted(

@@ -85,7 +85,7 @@ def status(
     with connect(data) as server:
         asked = server.task(task)
         if watch:
-            raise typer.Exit(finish(asked, follow(asked), as_json=as_json))
+            raise typer.Exit(finish(asked, follow(asked, as_json=as_json), as_json=as_json))
         found = asked.status()
     if as_json:
         print_json(found.document)
@@ -94,7 +94,7 @@ def status(
 
 
 def show(task: TaskArgument, *, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Show a task with all its subtasks."""
+    """Show a task with all its subtasks, arguments and results; long ones are cut, `--json` has all of them."""
     with connect(data) as server:
         detail = server.task(task).detail()
     if as_json:

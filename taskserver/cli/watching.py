@@ -14,20 +14,30 @@ from types import FrameType
 from schema.states import SubtaskState
 from taskserver.cli.exits import Exit, Interrupted
 from taskserver.cli.output import print_detail, print_json, print_status, progress_line
+from taskserver.cli.stalling import stall_told
 from taskserver.client import Task, TaskStatus
 
 _LINE_SECONDS = 1.0  # between plain lines, the last one aside
 
 
-def follow(task: Task) -> TaskStatus:
+def follow(task: Task, *, as_json: bool) -> TaskStatus:
     """Show the task's progress until it is settled; return its last status.
+
+    Args:
+        task: What to wait for.
+        as_json: Whether `finish` prints JSON; else it prints the last line of a success, which is then not shown here, too.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came first.
 
     """
-    with _interruptible(task.id), _display() as show:
-        return task.wait(on_progress=show)
+    with _interruptible(task.id), _display(says_success=as_json) as (show, tell), stall_told(task, tell) as moved:
+
+        def note(status: TaskStatus) -> None:
+            moved(status)
+            show(status)
+
+        return task.wait(on_progress=note)
 
 
 def finish(task: Task, status: TaskStatus, *, as_json: bool) -> Exit:
@@ -62,9 +72,11 @@ def _interruptible(task: int) -> Iterator[None]:
 
 
 @contextmanager
-def _display() -> Iterator[Callable[[TaskStatus], None]]:
+def _display(*, says_success: bool) -> Iterator[tuple[Callable[[TaskStatus], None], Callable[[str], None]]]:
+    """Yield what shows a status and what writes a line among them."""
     if not sys.stderr.isatty():
-        yield _PlainLines().show
+        plain = _PlainLines(says_success=says_success)
+        yield plain.show, plain.tell
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -89,16 +101,25 @@ def _display() -> Iterator[Callable[[TaskStatus], None]]:
                 refresh=True,  # drawn now, also where the machine is too busy for the thread that draws
             )
 
-        yield show
+        def tell(line: str) -> None:
+            progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        yield show, tell
 
 
 class _PlainLines:
     """One line per change, at most one a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, says_success: bool) -> None:
+        self._says_success = says_success
         self._shown_at = -_LINE_SECONDS
 
+    def tell(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
     def show(self, status: TaskStatus) -> None:
+        if status.is_successful and not self._says_success:
+            return  # the outcome is the same line
         now = time.monotonic()
         if now - self._shown_at >= _LINE_SECONDS or status.is_settled:
             sys.stderr.write(f"task {status.id} {status.state} {progress_line(status)}\n")

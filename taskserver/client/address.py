@@ -31,14 +31,11 @@ class Address:
             InvalidArgument: The URL or the token is none.
 
         """
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL:
-            parsed = httpx.URL()
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
-            raise InvalidArgument(f"{url!r} is not the address of a server: give http://HOST:PORT", target="url")
-        if not token.isascii() or not token.isprintable():
-            raise InvalidArgument("the token holds characters that no token has: is there a line end in it?")
+        _check_url(url)
+        if not token:
+            raise InvalidArgument("the token is empty: give that of a principal")
+        if not token.isascii() or not token.isprintable() or token != token.strip():
+            raise InvalidArgument("the token holds characters that no token has: is there a blank or a line end in it?")
         return cls(url.rstrip("/"), token, timeout)
 
     @property
@@ -100,6 +97,20 @@ def known_address(data: Path | None = None) -> tuple[str, str]:
     if token is None or (data is None and settings.url is not None and settings.token is None):
         raise InvalidArgument(f"TASKSERVER_TOKEN is not set: set it to the token of a principal of {url}")
     return url, token
+
+
+def _check_url(url: str) -> None:
+    if "@" in url:  # whether it can be read or not: a password must not get into a message
+        raise InvalidArgument(
+            "the address of the server holds a name or a password: give http://HOST:PORT, and the token by itself",
+            target="url",
+        )
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.query or parsed.fragment:
+        raise InvalidArgument(f"{url!r} is not the address of a server: give http://HOST:PORT", target="url")
 
 
 def _is_local(host: str) -> bool:

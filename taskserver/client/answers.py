@@ -109,8 +109,9 @@ class Attempt(_Answer):
 
 
 class SubtaskDetail(Subtask):
-    """A subtask in full."""
+    """A subtask in full; `flower_url` is there once it has begun, where the server knows a Flower."""
 
+    flower_url: str | None = None
     arguments: Any = None
     attempts: Sequence[Attempt] = ()
 
@@ -257,6 +258,7 @@ class Worker(_Answer):
     concurrency: int = 0
     alive: bool = False
     claims: int = 0
+    kinds: Sequence[str] | None = None
 
 
 class Definition(_Answer):

@@ -3,13 +3,13 @@
 from types import TracebackType
 from typing import Self
 
-from taskserver.client.address import Address, known_address
 from taskserver.client.connections import SuspendingConnection
+from taskserver.client.opening import Opening
 from taskserver.client.server_calls import ServerCalls
-from taskserver.client.session import PATIENCE_SECONDS, TIMEOUT_SECONDS, WAITING_PATIENCE_SECONDS, Session
+from taskserver.client.session import Session
 
 
-class AsyncTaskServer(ServerCalls):
+class AsyncTaskServer(Opening, ServerCalls):
     """A server, as one principal sees it. For the tasks of one event loop.
 
     Example::
@@ -21,43 +21,10 @@ class AsyncTaskServer(ServerCalls):
                 print(text, end="")
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        *,
-        timeout: float = TIMEOUT_SECONDS,
-        patience_seconds: float = PATIENCE_SECONDS,
-        waiting_patience_seconds: float = WAITING_PATIENCE_SECONDS,
-    ) -> None:
-        """Make no connection yet.
+    _connection = SuspendingConnection
 
-        Args:
-            url: `http://HOST:PORT`.
-            token: The principal's token.
-            timeout: Seconds that a server which took a call may be silent.
-            patience_seconds: How long a call is made again while no server answers; 0 tries once.
-            waiting_patience_seconds: The same while waiting for a task or following a log.
-
-        Raises:
-            InvalidArgument: The URL or the token is none.
-
-        """
-        connection = SuspendingConnection(Address.of(url, token, timeout))
-        super().__init__(
-            Session(connection, patience_seconds=patience_seconds, waiting_patience_seconds=waiting_patience_seconds)
-        )
-
-    @classmethod
-    def from_settings(cls) -> Self:
-        """Return the client of TASKSERVER_URL and TASKSERVER_TOKEN, else of the `taskserver dev` that runs here.
-
-        Raises:
-            InvalidArgument: A URL is set without a token.
-            ServerUnreachable: No URL is set and no `dev` runs in `.taskserver`.
-
-        """
-        return cls(*known_address())
+    def _use(self, session: Session) -> None:
+        ServerCalls.__init__(self, session)
 
     async def __aenter__(self) -> Self:
         return self

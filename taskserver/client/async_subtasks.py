@@ -6,16 +6,18 @@ from typing import Any
 
 from taskserver.client.answers import LogPart, Subtask, SubtaskDetail, TaskDetail
 from taskserver.client.calls import get, post_once
-from taskserver.client.errors import NotFound
+from taskserver.client.errors import NotFound, ServerRefused
 from taskserver.client.session import Session
 
 _NOT_FOUND = 404
+# What a server answers that is older than the looking up of keys, or has no such task: the detail tells which.
+_CANNOT_LOOK_UP = frozenset({_NOT_FOUND, 405})
 
 
 class AsyncSubtaskHandle:
     """A subtask on the server, by its key or its id. Every call raises `NotFound` where the task has no such subtask.
 
-    The first call by a key reads the task's detail to learn the id; an id saves that.
+    The first call by a key asks for the id, which is cheap; an id saves that.
     """
 
     def __init__(self, session: Session, task: int, key_or_id: str | int) -> None:
@@ -130,8 +132,7 @@ class AsyncSubtaskHandle:
         if name.isascii() and name.isdigit():
             with suppress(NotFound):
                 return Subtask.of(await self._session.data(get("instances", self._task, "subtasks", name))).id
-        detail = TaskDetail.of(await self._session.data(get("instances", self._task)))
-        found = detail.subtask(name)
+        found = await self._found(name)
         if found is None:
             raise NotFound(
                 f"task {self._task} has no subtask {name!r}: `taskserver show {self._task}` lists them",
@@ -140,3 +141,13 @@ class AsyncSubtaskHandle:
                 target=name,
             )
         return found.id
+
+    async def _found(self, key: str) -> Subtask | None:
+        try:
+            found = await self._session.data(get("instances", self._task, "subtasks").asking(key=key))
+        except ServerRefused as refused:
+            if refused.http_status not in _CANNOT_LOOK_UP:
+                raise
+            detail = TaskDetail.of(await self._session.data(get("instances", self._task)))
+            return detail.subtask(key)
+        return next((Subtask.of(one) for one in found["contents"]), None)

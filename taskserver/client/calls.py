@@ -12,10 +12,11 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from schema.errors import InvalidArgument
+from schema.idempotency_keys import HEADER, check_key
+from schema.main_api import PREFIX
 
-PREFIX = "/api/v2/tasks"
-IDEMPOTENCY_KEY = "Idempotency-Key"
-_MAX_KEY = 255
+# No name: an address drops them, also where they are escaped, and leads elsewhere then.
+_NO_NAMES = frozenset({"", ".", ".."})
 
 Value = str | int | float | Sequence[str]
 Query = Mapping[str, Value]
@@ -35,7 +36,7 @@ class Call:
     @property
     def is_repeatable(self) -> bool:
         """Whether making the call twice does no more than making it once."""
-        return self.method != "POST" or IDEMPOTENCY_KEY in self.headers
+        return self.method != "POST" or HEADER in self.headers
 
     def asking(self, **query: Value | None) -> Self:
         """Return the call with more query parameters; those that are None are left out."""
@@ -84,11 +85,20 @@ def post_once(*path: str | int, body: object = None, key: str | None) -> Call:
         InvalidArgument: The key is not one.
 
     """
-    return replace(post(*path, body=body), headers={IDEMPOTENCY_KEY: uuid4().hex if key is None else _checked(key)})
+    return replace(post(*path, body=body), headers={HEADER: uuid4().hex if key is None else check_key(key)})
 
 
 def _path(parts: Sequence[str | int]) -> str:
-    return "/".join([PREFIX, *(quote(str(one), safe="") for one in parts)])
+    return "/".join([PREFIX, *(_part(str(one)) for one in parts)])
+
+
+def _part(name: str) -> str:
+    if name in _NO_NAMES:
+        raise InvalidArgument(f"{name!r} cannot be part of an address: give another name", target=name)
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"the name {name[:40]!r} cannot be sent: {error}") from error
 
 
 def _encoded(document: object) -> bytes:
@@ -96,12 +106,3 @@ def _encoded(document: object) -> bytes:
         return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"the document cannot be written as JSON: {error}") from error
-
-
-def _checked(key: str) -> str:
-    if not 0 < len(key) <= _MAX_KEY or not key.isascii() or not key.isprintable():
-        raise InvalidArgument(
-            f"the idempotency key {key[:40]!r} is not 1 to {_MAX_KEY} printable ASCII characters",
-            target=IDEMPOTENCY_KEY,
-        )
-    return key

@@ -4,13 +4,12 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-import httpx
 from httpx_sse import ServerSentEvent
 
 from taskserver.client.calls import Call
 from taskserver.client.connections import Connection
 from taskserver.client.errors import ServerUnreachable
-from taskserver.client.replies import no_answer, not_a_stream, reply_of
+from taskserver.client.replies import NO_ANSWER, no_answer, not_a_stream, reply_of
 
 _SILENCE_SECONDS = 45.0  # three of the server's keep-alives
 _END = "end"
@@ -39,7 +38,7 @@ class Followed:
             if self._events is None:
                 self._events = await self._open()
             event = await anext(self._events, None)
-        except httpx.RequestError as error:
+        except NO_ANSWER as error:
             await self.close()
             raise no_answer(error, self._connection.url) from error
         if event is None:

@@ -6,10 +6,13 @@ from typing import Any
 
 import httpx
 
-from schema.errors import TaskserverError
+from schema.errors import InvalidArgument, TaskserverError
 from taskserver.client.errors import ServerRefused, ServerUnreachable, refusal
 
 _UNREACHABLE = frozenset({502, 503, 504})
+# What `httpx` raises where there is no answer, or where it could not so much as ask.
+NO_ANSWER = (httpx.RequestError, httpx.InvalidURL, UnicodeError)
+_CANNOT_BE_SENT = (httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)
 # Nothing was sent where there was no connection to send it on.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -39,9 +42,11 @@ def reply_of(response: httpx.Response, url: str) -> Reply:
     raise _error_of(response, envelope, url)
 
 
-def no_answer(error: httpx.RequestError, url: str) -> ServerUnreachable:
-    """Return the error that tells who was asked in vain."""
+def no_answer(error: Exception, url: str) -> TaskserverError:
+    """Return the error for one of `NO_ANSWER`: who was asked in vain, or why nobody could be."""
     reason = str(error) or type(error).__name__
+    if isinstance(error, _CANNOT_BE_SENT):
+        return InvalidArgument(f"the call cannot be sent: {reason}")
     return ServerUnreachable(
         f"no answer from {url} ({reason}): is the server running, and is TASKSERVER_URL right?",
         target=url,

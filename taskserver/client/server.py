@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
-from taskserver.client.address import Address, known_address
 from taskserver.client.answers import Document
 from taskserver.client.blocking import Blocking, blocking, run
 from taskserver.client.connections import BlockingConnection
+from taskserver.client.opening import Opening
 from taskserver.client.server_calls import ServerCalls
-from taskserver.client.session import PATIENCE_SECONDS, TIMEOUT_SECONDS, WAITING_PATIENCE_SECONDS, Session
+from taskserver.client.session import Session
 from taskserver.client.submissions import SubmissionMembers
 from taskserver.client.tasks import Task
 
 
-class TaskServer(Blocking[ServerCalls]):
+class TaskServer(Opening, Blocking[ServerCalls]):
     """A server, as one principal sees it. Threads may share it; a forked process makes its own.
 
     Example::
@@ -25,45 +25,11 @@ class TaskServer(Blocking[ServerCalls]):
             print(task.subtask("mount[0]").log())
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        *,
-        timeout: float = TIMEOUT_SECONDS,
-        patience_seconds: float = PATIENCE_SECONDS,
-        waiting_patience_seconds: float = WAITING_PATIENCE_SECONDS,
-    ) -> None:
-        """Make no connection yet.
+    _connection = BlockingConnection
 
-        Args:
-            url: `http://HOST:PORT`.
-            token: The principal's token.
-            timeout: Seconds that a server which took a call may be silent.
-            patience_seconds: How long a call is made again while no server answers; 0 tries once.
-            waiting_patience_seconds: The same while waiting for a task or following a log.
-
-        Raises:
-            InvalidArgument: The URL or the token is none.
-
-        """
-        connection = BlockingConnection(Address.of(url, token, timeout))
-        session = Session(
-            connection, patience_seconds=patience_seconds, waiting_patience_seconds=waiting_patience_seconds
-        )
-        super().__init__(ServerCalls(session))
+    def _use(self, session: Session) -> None:
+        Blocking.__init__(self, ServerCalls(session))
         self.url = session.url
-
-    @classmethod
-    def from_settings(cls) -> Self:
-        """Return the client of TASKSERVER_URL and TASKSERVER_TOKEN, else of the `taskserver dev` that runs here.
-
-        Raises:
-            InvalidArgument: A URL is set without a token.
-            ServerUnreachable: No URL is set and no `dev` runs in `.taskserver`.
-
-        """
-        return cls(*known_address())
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,6 @@ it never arrived. What a server refused is never repeated. Holds no state of a c
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import httpx
 from httpx_sse import ServerSentEvent
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
@@ -15,7 +14,7 @@ from taskserver.client.calls import Call
 from taskserver.client.connections import Connection
 from taskserver.client.errors import NotFound, ServerUnreachable
 from taskserver.client.following import Followed
-from taskserver.client.replies import Reply, no_answer, reply_of
+from taskserver.client.replies import NO_ANSWER, Reply, no_answer, reply_of
 
 TIMEOUT_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0
@@ -92,7 +91,7 @@ class Session:
     async def _exchange(self, call: Call) -> Reply:
         try:
             response = await self._connection.exchange(call)
-        except httpx.RequestError as error:
+        except NO_ANSWER as error:
             raise no_answer(error, self.url) from error
         return reply_of(response, self.url)
 

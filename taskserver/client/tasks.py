@@ -11,7 +11,7 @@ from taskserver.client.blocking import Blocking, blocking, iterating
 class SubtaskHandle(Blocking[AsyncSubtaskHandle]):
     """A subtask on the server, by its key or its id. Every call raises `NotFound` where the task has no such subtask.
 
-    The first call by a key reads the task's detail to learn the id; an id saves that.
+    The first call by a key asks for the id, which is cheap; an id saves that.
     """
 
     detail = blocking(AsyncSubtaskHandle.detail)

@@ -5,6 +5,7 @@ Pure: each rule judges the facts and yields what it finds.
 
 from collections.abc import Iterator
 
+from schema.main_api import PREFIX
 from schema.states import TaskState
 from taskserver.diagnosis.facts import Facts, Failed
 from taskserver.diagnosis.finding import SHOWN, Finding, Severity, counted, named, span
@@ -59,7 +60,9 @@ def failed(facts: Facts) -> Iterator[Finding]:
 
 def _error(failed: Failed) -> str:
     message = failed.error_message or "no reason was recorded"
-    return message if failed.error_type is None else f"{failed.error_type}: {message}"
+    if failed.error_type is None or message.startswith(failed.error_type):
+        return message
+    return f"{failed.error_type}: {message}"
 
 
 def _meanwhile(facts: Facts) -> str:
@@ -150,6 +153,8 @@ def delayed(facts: Facts) -> Iterator[Finding]:
     if not stored.delayed or not course.stands_still or not course.progress.open or stored.delayed[0].due_in <= 0:
         return
     first, count = stored.delayed[0], stored.delayed_count
+    if not first.failures and first.error_message is None:
+        return  # no attempt has ended: a worker had no handler for it
     yield Finding(
         "retry",
         Severity.INFO,
@@ -168,7 +173,7 @@ def awaits_signal(facts: Facts) -> Iterator[Finding]:
     signals = next((one for one in stored.gated if one.gate == "signal"), None)
     if signals is None or not course.stands_still or stored.delayed or not course.progress.open:
         return
-    path = f"/api/v2/tasks/instances/{course.id}/subtasks/{signals.some[0]}/signal"
+    path = f"{PREFIX}/instances/{course.id}/subtasks/{signals.some[0]}/signal"
     yield Finding(
         "signal",
         Severity.INFO,

@@ -90,6 +90,7 @@ class Group:
     some: Sequence[int]
     unclaimed: int  # of the READY: released longer ago than a message needs, and with no live worker
     oldest_seconds: float  # since the release of the oldest of those
+    declined: bool = False  # PENDING because a worker without a handler has left it; offered again within seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,9 +85,8 @@ def kind_unknown(facts: Facts) -> Iterator[Finding]:
             "kind_unknown",
             Severity.ERROR if len(lacking) == len(live) else Severity.WARNING,
             f"{counted(count)} of task {facts.stored.course.id} need the kind {kind!r}, which {who} of the queue"
-            f" {queue!r} has: they will fail there",
-            f"name the module of {kind!r} in TASKSERVER_HANDLERS of those workers and restart them, or stop them;"
-            " then retry what has failed",
+            f" {queue!r} has: they wait for one that has it",
+            f"name the module of {kind!r} in TASKSERVER_HANDLERS of those workers and restart them, or start others",
             _some_ids(groups),
             count,
         )
@@ -143,6 +142,7 @@ def should_move(facts: Facts) -> bool:
 def _is_releasable(facts: Facts) -> bool:
     return facts.stored.course.progress.may_start and any(
         one.state is SubtaskState.PENDING
+        and not one.declined
         and facts.broker.lengths.get(one.queue, 0) == 0
         and _has_free_worker(facts, one.queue)
         for one in facts.stored.groups

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from schema.errors import Conflict
+from schema.errors import Conflict, InvalidArgument
 from taskserver.supervision.identity import ProcessIdentity
 
 RELEASE_SECONDS = 2.0  # a killed holder is gone before the kernel has let go of its lock
@@ -19,12 +20,13 @@ class DirectoryInUse(Conflict):
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file for the block, with our pid in it. Child programs do not inherit the lock.
+    """Hold the lock file for the block, with our pid in it; make its directory if need be. Child programs do not inherit it.
 
     Raises:
         DirectoryInUse: A living process holds it.
+        InvalidArgument: There can be no such file.
     """
-    with path.open("a+") as file:
+    with _opened(path) as file:
         deadline = time.monotonic() + RELEASE_SECONDS
         while not _try_lock(file.fileno()):
             holder = path.read_text().strip()
@@ -40,6 +42,17 @@ def locked(path: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+        return path.open("a+")
+    except OSError as error:
+        raise InvalidArgument(
+            f"{path.parent} cannot hold the data ({error.strerror}); choose a directory with --data that can be made or written to",
+            target=str(path.parent),
+        ) from error
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -4,7 +4,7 @@
 everything, `kill -9` included: the next stack on the same directory takes healthy servers over and ends other orphans.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +35,24 @@ class EmbeddedStack:
     """
 
     def __init__(
-        self, directory: Path, *, postgres_settings: Mapping[str, str] | None = None, search: Search | None = None
+        self,
+        directory: Path,
+        *,
+        postgres_settings: Mapping[str, str] | None = None,
+        search: Search | None = None,
+        before_start: Callable[[], None] = lambda: None,
     ) -> None:
+        """Prepare a stack.
+
+        Args:
+            directory: Where everything is kept.
+            postgres_settings: Settings for PostgreSQL beyond our own.
+            search: Where to look for the server programs.
+            before_start: Called when the directory is ours and what a killed stack left has ended; may raise.
+
+        """
         self.directory = directory.resolve()
+        self._before_start = before_start
         self._postgres_settings = postgres_settings
         self._search = search or Search()
         self._open = ExitStack()
@@ -53,15 +68,19 @@ class EmbeddedStack:
 
     def _start(self, opening: ExitStack) -> None:
         places = Places(self.directory)
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         opening.enter_context(locked(places.lock))
         places.make()
         opening.callback(places.remove_short)
         redis = EmbeddedRedis(places, search=self._search.redis)
         postgres = EmbeddedPostgres(places, search=self._search.postgres, settings=self._postgres_settings)
         self.database_url, self.redis_url, self.redis_client_url = postgres.url, redis.url, redis.client_url
-        self.supervisor = opening.enter_context(Supervisor(places.run))
+        self.supervisor = Supervisor(places.run)
+        opening.callback(
+            self.supervisor.end_orphans
+        )  # of a killed stack, where this one ends before it takes them over
+        opening.enter_context(self.supervisor)
         self.supervisor.end_orphans(keep={POSTGRES, REDIS})
+        self._before_start()
         self.supervisor.add(redis.part())
         postgres.initialise()
         self.supervisor.add(postgres.part())

@@ -13,40 +13,43 @@ from schema.documents.document import field_names
 from schema.roundtrip import AnyConnection, Request, Row, fetch_together
 from schema.transitions.definitions import no_definition
 from taskserver.projection import wire_time
-from taskserver.queries.reading import one_statement
+from taskserver.queries.reading import one_snapshot, one_statement
 from taskserver.views.definitions import Definition, Definitions, DefinitionVersion, DefinitionVersions
-from taskserver.views.tasks import Creator
+from taskserver.views.tasks import Creator, Page
 
-# Beyond this sum of stored bytes a list leaves out what may be large; each can still be had by its name.
+# Beyond this sum a list leaves out what may be large; each can still be had by its name.
 DOCUMENT_BYTES = 4 * 1024 * 1024
 _MEMBERS = field_names(DefinitionDocument)
 _COMPARED_NAMES = 1000  # difflib is slow over more
 
 _HEAD = "id, name, version, created_by, created_at, deleted_at"
-_COUNT = "CASE WHEN jsonb_typeof(document -> 'subtasks') = 'array' THEN jsonb_array_length(document -> 'subtasks') END"
+# The smallest come first, so that one large definition does not take the rest of the list with it.
 _ALL = text(
     f"""
 WITH newest AS (
-    SELECT DISTINCT ON (name) {_HEAD}, document FROM task_definitions
+    SELECT DISTINCT ON (name) {_HEAD}, subtask_count, summary, document, document_bytes FROM task_definitions
     WHERE account = :account AND deleted_at IS NULL ORDER BY name, version DESC
 )
-SELECT {_HEAD}, {_COUNT} AS subtask_count, CASE
-        WHEN sum(pg_column_size(document)) OVER (ORDER BY name) <= :most THEN document
-        ELSE document - 'subtasks' - 'arguments'
+SELECT {_HEAD}, subtask_count, CASE
+        WHEN sum(document_bytes) OVER (ORDER BY document_bytes, name) <= :most THEN document ELSE summary
     END AS document
 FROM newest ORDER BY name
 """
 )
 _ONE = text(
     f"""
-SELECT {_HEAD}, {_COUNT} AS subtask_count, document FROM task_definitions
+SELECT {_HEAD}, subtask_count, document FROM task_definitions
 WHERE account = :account AND name = :name
     AND CASE WHEN CAST(:version AS integer) IS NULL THEN deleted_at IS NULL ELSE version = :version END
 ORDER BY version DESC LIMIT 1
 """
 )
+_COUNT = text("SELECT count(*) FROM task_definitions WHERE account = :account AND name = :name")
 _VERSIONS = text(
-    f"SELECT {_HEAD} FROM task_definitions WHERE account = :account AND name = :name ORDER BY version DESC LIMIT 2000"
+    f"""
+SELECT {_HEAD} FROM task_definitions WHERE account = :account AND name = :name
+ORDER BY version DESC LIMIT :size OFFSET :offset
+"""
 )
 # As text, because a caller's own connection may read jsonb in its own way.
 _NEWEST = text(
@@ -85,18 +88,23 @@ def show_definition(engine: Engine, name: str, *, account: str, version: int | N
     return _view(row)
 
 
-def list_versions(engine: Engine, name: str, *, account: str) -> DefinitionVersions:
-    """Return the versions of a definition, the newest first, deleted ones too.
+def list_versions(engine: Engine, name: str, *, account: str, page: int, size: int) -> DefinitionVersions:
+    """Return one page of the versions of a definition, the newest first, deleted ones too; pages count from 1.
 
     Raises:
         NotFound: The account never had such a definition.
 
     """
-    with one_statement(engine) as connection:
-        rows = connection.execute(_VERSIONS, {"account": account, "name": name}).mappings().all()
-    if not rows:
+    parameters = {"account": account, "name": name, "size": size, "offset": (page - 1) * size}
+    with one_snapshot(engine) as connection:
+        total = connection.execute(_COUNT, parameters).scalar_one()
+        rows = connection.execute(_VERSIONS, parameters).mappings().all()
+    if not total:
         raise no_definition(name)
-    return DefinitionVersions(contents=[DefinitionVersion(**_head(row)) for row in rows])
+    return DefinitionVersions(
+        contents=[DefinitionVersion(**_head(row)) for row in rows],
+        page=Page(total_elements=total, total_pages=-(-total // size), number=page, size=size),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,20 +62,24 @@ WHERE t.id = :task AND t.account = :account
 _GROUPS = text(
     f"""
 WITH waiting AS (
-    SELECT id, state, false AS unclaimed, NULL::float8 AS seconds FROM subtasks
+    SELECT id, state, false AS declined, false AS unclaimed, NULL::float8 AS seconds FROM subtasks
     WHERE task_id = :task AND state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL
         AND gate IS NULL AND (NOT :named OR operation <> 'EXECUTE')
     UNION ALL
-    SELECT id, state, released_at < now() - :lost * interval '1 second' AND carrier NOT IN (
+    SELECT id, state, true, false, NULL FROM subtasks
+    WHERE task_id = :task AND state = 'PENDING' AND scheduled_at IS NOT NULL AND attempt = 0 AND pending_upstreams = 0
+        AND gate IS NULL AND (NOT :named OR operation <> 'EXECUTE')
+    UNION ALL
+    SELECT id, state, false, released_at < now() - :lost * interval '1 second' AND carrier NOT IN (
             SELECT unnest(carriers) FROM workers
             WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
         ), {_seconds_since("released_at")}
     FROM subtasks WHERE task_id = :task AND state = 'READY' AND carrier IS NOT NULL
 )
-SELECT w.state, d.queue, coalesce(d.kind, '') AS kind, count(*) AS count, (array_agg(w.id))[1:{SHOWN}] AS "some",
+SELECT w.state, w.declined, d.queue, coalesce(d.kind, '') AS kind, count(*) AS count, (array_agg(w.id))[1:{SHOWN}] AS "some",
     count(*) FILTER (WHERE w.unclaimed) AS unclaimed, coalesce(max(w.seconds) FILTER (WHERE w.unclaimed), 0) AS oldest_seconds
 FROM waiting AS w JOIN subtask_specs AS d ON d.id = w.id
-GROUP BY w.state, d.queue, d.kind ORDER BY d.queue, d.kind, w.state
+GROUP BY w.state, w.declined, d.queue, d.kind ORDER BY d.queue, d.kind, w.state, w.declined
 """
 )
 # Before the database has been up for that long, nobody can have named a claim.

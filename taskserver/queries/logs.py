@@ -6,9 +6,10 @@ subtask ascend with time, hence the order never changes. An attempt that has wri
 it has ended: a claim may be handed back without ever having begun.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Engine, RowMapping, text
@@ -22,7 +23,9 @@ from taskserver.queries.subtasks import no_subtask
 from taskserver.views.subtasks import LogText
 
 ANSWER_BYTES = 16 * 1024 * 1024
+_TAIL_BYTES, _TAIL_GROWTH = 128 * 1024, 8
 _SEPARATOR_PLACE = -1
+_SEQUENCE_MOST = 999_999_999
 _FENCE = "#" * 12
 CURSOR = r"[0-9]{1,18}\.(-1|[0-9]{1,9})"
 
@@ -102,6 +105,26 @@ def subtask_log(engine: Engine, task: TaskId, subtask: SubtaskId, question: LogQ
         NotFound: The account has no such task, or the task no such subtask.
 
     """
+    read = partial(_rows, engine, task, subtask, account=account)
+    return _text_of(read(question) if question.tail is None else _last_rows(read, question), question)
+
+
+def log_beginning(engine: Engine, task: TaskId, subtask: SubtaskId, question: LogQuestion, *, account: str) -> LogText:
+    """Return the first part for who reads on from its cursor; unlike in `subtask_log` the last lines may come in parts.
+
+    Raises:
+        NotFound: The account has no such task, or the task no such subtask.
+
+    """
+    if question.tail is None:
+        return subtask_log(engine, task, subtask, question, account=account)
+    rows = _last_rows(partial(_rows, engine, task, subtask, account=account), question)
+    start, characters = _before_last_lines(rows, question)
+    part = subtask_log(engine, task, subtask, replace(question, after=start, tail=None), account=account)
+    return LogText(log=part.log[characters:], cursor=part.cursor, more=part.more)
+
+
+def _rows(engine: Engine, task: TaskId, subtask: SubtaskId, question: LogQuestion, *, account: str) -> list[RowMapping]:
     parameters = {
         "task": task,
         "subtask": subtask,
@@ -118,7 +141,7 @@ def subtask_log(engine: Engine, task: TaskId, subtask: SubtaskId, question: LogQ
         raise no_task(task)
     if not rows[0]["exists"]:
         raise no_subtask(task, subtask)
-    return _text_of([row for row in rows if row["claim"] is not None], question)
+    return [row for row in rows if row["claim"] is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +201,42 @@ def _text_of(rows: list[RowMapping], question: LogQuestion) -> LogText:
     last = Cursor(rows[-1]["claim"], rows[-1]["sequence"]) if rows else question.after
     if question.tail is not None:
         return LogText(log=_last_lines(log, question.tail), cursor=str(last))
-    cut = bool(rows) and rows[0]["entries"] > len(rows)
-    return LogText(log=log, cursor=str(last), more=True if cut else None)
+    return LogText(log=log, cursor=str(last), more=True if _is_cut(rows) else None)
+
+
+def _last_rows(read: Callable[[LogQuestion], list[RowMapping]], question: LogQuestion) -> list[RowMapping]:
+    """Read from the end until the last lines are there: they are mostly few, and the log may be long."""
+    most = _TAIL_BYTES
+    while True:
+        most = min(most, ANSWER_BYTES)
+        rows = read(replace(question, most_bytes=most))
+        lines = sum(piece.count("\n") for piece in _pieces(rows, question.after))
+        if most == ANSWER_BYTES or lines > (question.tail or 0) or not _is_cut(rows):
+            return rows
+        most *= _TAIL_GROWTH
+
+
+def _is_cut(rows: list[RowMapping]) -> bool:
+    return bool(rows) and rows[0]["entries"] > len(rows)
+
+
+def _before_last_lines(rows: list[RowMapping], question: LogQuestion) -> tuple[Cursor, int]:
+    """Return after what one must read to get the last lines, and how many characters too many come first."""
+    pieces = list(_pieces(rows, question.after))
+    wanted = len(_last_lines("".join(pieces), question.tail or 0))
+    places = [Cursor(row["claim"], row["sequence"]) for row in rows]
+    while wanted > 0:
+        place, piece = places.pop(), pieces.pop()
+        wanted -= len(piece)
+        if wanted <= 0:
+            return places[-1] if places else _before(place), -wanted
+    return places[-1] if places else question.after, 0
+
+
+def _before(place: Cursor) -> Cursor:
+    if place.sequence > _SEPARATOR_PLACE:
+        return Cursor(place.claim, place.sequence - 1)
+    return Cursor(place.claim - 1, _SEQUENCE_MOST)
 
 
 def _pieces(rows: list[RowMapping], after: Cursor) -> Iterator[str]:

@@ -16,7 +16,7 @@ FROM kinds ORDER BY name
 _WORKERS = text(
     """
 SELECT id, name, host, pid, queues, concurrency, cardinality(processes) AS processes, cardinality(claims) AS claims,
-    started, code_version, started_at AS start_time, beat_at AS beat_time, stopped_at AS stop_time,
+    started, kinds, code_version, started_at AS start_time, beat_at AS beat_time, stopped_at AS stop_time,
     stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second' AS alive
 FROM workers WHERE beat_at > now() - interval '1 hour' ORDER BY id DESC LIMIT 2000
 """

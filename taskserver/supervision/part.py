@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schema.errors import Unavailable
+from schema.errors import Invalid, Unavailable
 
 
 class PartDidNotStart(Unavailable):
     """A part ended, or did not answer, before it was ready for the first time."""
+
+
+class PartRefused(Invalid):
+    """A part ended at its first start and said that what it was told is wrong: starting it again would not help."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from threading import Event
 import structlog
 
 from schema.errors import TaskserverError
+from schema.refusal import REFUSED
 from taskserver.supervision.ending import end_process
 from taskserver.supervision.identity import PidRecord, ProcessIdentity, kill_group
 from taskserver.supervision.part import Part
@@ -28,6 +29,8 @@ class PartRun:
         self.part = part
         self.identity: ProcessIdentity | None = None
         self.is_ready = False
+        self.was_ready = False  # at any time
+        self.has_refused = False  # to start, for a reason that stays
         self.deaths = 0  # in a row
         self.last_end = ""
         self._pid_file = pid_file
@@ -38,12 +41,13 @@ class PartRun:
     def tick(self) -> None:
         """Do what is due now: start, see whether it is ready, or notice the end."""
         if self.identity is None:
-            if time.monotonic() >= self._start_at:
+            if time.monotonic() >= self._start_at and not self.has_refused:
                 self._start()
         elif not self._is_alive():
+            self.has_refused = not self.was_ready and self._child is not None and self._child.returncode == REFUSED
             self._ended(f"ended with exit code {self._child.returncode}" if self._child else "ended")
         elif not self.is_ready and self.part.is_ready():
-            self.is_ready = True
+            self.is_ready = self.was_ready = True
             _log.info("part ready", action="part_ready", part=self.part.name, pid=self.identity.pid)
 
     def stop(self, hurry: Event) -> None:
@@ -71,7 +75,8 @@ class PartRun:
             return False
         part = self.part
         if part.adoptable and orphan.fingerprint == part.fingerprint and part.is_ready():
-            self.identity, self.is_ready, self._started_at = orphan.identity, True, time.monotonic()
+            self.identity, self._started_at = orphan.identity, time.monotonic()
+            self.is_ready = self.was_ready = True
             _log.info("part taken over", action="part_taken_over", part=part.name, pid=orphan.identity.pid)
             return True
         end_process(orphan.identity, stop_signal=part.stop_signal)
@@ -111,13 +116,14 @@ class PartRun:
         self.deaths += 1
         self.last_end = how
         delay = backoff.delay(self.deaths)
-        _log.warning(
-            "part ended, it will be started again",
-            action="part_ended",
-            part=self.part.name,
-            how=how,
-            again_in_seconds=round(delay, 2),
-        )
+        if not self.has_refused:
+            _log.warning(
+                "part ended, it will be started again",
+                action="part_ended",
+                part=self.part.name,
+                how=how,
+                again_in_seconds=round(delay, 2),
+            )
         self._forget()
         self._start_at = time.monotonic() + delay
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from schema.refusal import refusal_in
 from taskserver.supervision.ending import end_process
 from taskserver.supervision.identity import PidRecord
-from taskserver.supervision.part import Part, PartDidNotStart
+from taskserver.supervision.part import Part, PartDidNotStart, PartRefused
 from taskserver.supervision.run import PartRun
 
 TICK_SECONDS = 0.05
@@ -57,6 +58,7 @@ class Supervisor:
 
         Raises:
             PartDidNotStart: It died again and again, or did not become ready in its time.
+            PartRefused: It, or another part, said at its first start that what it was told is wrong.
         """
         self.add(part)
         self.wait_ready(part.name)
@@ -66,13 +68,22 @@ class Supervisor:
 
         Raises:
             PartDidNotStart: It died again and again, or did not become ready in its time.
+            PartRefused: It, or another part, said at its first start that what it was told is wrong.
         """
         run = self._runs[name]
         with self._changed:
             self._changed.wait_for(
-                lambda: run.is_ready or run.deaths >= DEATHS_BEFORE_GIVING_UP or self._ended.is_set(),
+                lambda: (
+                    run.is_ready
+                    or run.deaths >= DEATHS_BEFORE_GIVING_UP
+                    or self._ended.is_set()
+                    or any(one.has_refused for one in self._runs.values())
+                ),
                 timeout=run.part.ready_seconds,
             )
+        for one in self._runs.values():
+            if one.has_refused:
+                raise PartRefused(_why_refused(one), target=one.part.name)
         if not run.is_ready:
             raise PartDidNotStart(_why_not_ready(run), target=name)
 
@@ -178,6 +189,10 @@ def _signals_set(event: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _why_refused(run: PartRun) -> str:
+    return refusal_in(run.part.log_file.read_text(errors="replace")) or _why_not_ready(run)
 
 
 def _why_not_ready(run: PartRun) -> str:

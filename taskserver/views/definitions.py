@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from taskserver.views.tasks import Creator
+from taskserver.views.tasks import Creator, Page
 from taskserver.views.view import Id, Moment, View
 
 
@@ -34,12 +34,13 @@ class Definition(DefinitionVersion):
 
 
 class Definitions(View):
-    """The newest version of each definition, by name."""
+    """The newest version of each definition, by name; where all are too large together, the largest without all members."""
 
     contents: list[Definition]
 
 
 class DefinitionVersions(View):
-    """The versions of one definition, the newest first."""
+    """One page of the versions of one definition, the newest first."""
 
     contents: list[DefinitionVersion]
+    page: Page

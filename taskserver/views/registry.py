@@ -49,6 +49,9 @@ class Worker(View):
     start_time: Moment
     beat_time: Moment
     stop_time: Moment | None = None
+    kinds: list[str] | None = Field(
+        default=None, description="The kinds it can run; absent where a worker of an earlier version has not said."
+    )
 
 
 class Workers(View):

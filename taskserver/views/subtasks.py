@@ -18,6 +18,19 @@ class BasicSubtask(View):
     operation: Operation
 
 
+class KeyedSubtask(BasicSubtask):
+    """A subtask found by its key."""
+
+    key: str
+    kind: str | None = Field(None, description="What sort of work it is; absent where it waits for a signal.")
+
+
+class KeyedSubtasks(View):
+    """The subtasks of a key: one or none."""
+
+    contents: list[KeyedSubtask]
+
+
 class WaitReason(View):
     """Why a subtask has not begun."""
 

@@ -49,6 +49,20 @@ def gate(ctx: Context, directory: str) -> int:
     return ctx.attempt
 
 
+@subtask("probe.same")
+def same(value: object) -> object:
+    """Return what is given."""
+    return value
+
+
+@subtask("probe.environment")
+def environment() -> dict[str, list[str]]:
+    """Return which settings of the product are in the environment, as it is and as the process was started with."""
+    started = Path("/proc/self/environ").read_bytes().split(b"\0")
+    names = {"now": list(os.environ), "atStart": [one.decode().partition("=")[0] for one in started]}
+    return {when: sorted(name for name in some if name.startswith("TASKSERVER_")) for when, some in names.items()}
+
+
 @subtask("probe.die")
 def die(ctx: Context, how: str, directory: str) -> None:
     """End the process that runs it, every time."""
@@ -95,6 +109,17 @@ def say(ctx: Context, failures: int = 0) -> None:
     ctx.log.info("logged in attempt %s", ctx.attempt)
     if ctx.attempt <= failures:
         raise ValueError(f"attempt {ctx.attempt} is to fail")
+
+
+@subtask("probe.tell")
+def tell(ctx: Context, directory: str) -> None:
+    """Print the name of each file there as it comes, until one is named `end`."""
+    told: set[str] = set()
+    while "end" not in told:
+        for name in sorted({file.name for file in Path(directory).iterdir()} - told):
+            print(name)
+            told.add(name)
+        ctx.wait(_PAUSE_SECONDS)
 
 
 @subtask("probe.stop")

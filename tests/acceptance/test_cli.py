@@ -1,4 +1,6 @@
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -60,14 +62,14 @@ def test_a_failed_task_ends_the_wait_with_1_and_tells_the_subtask_and_its_error(
     assert "out of luck" in done.stdout
 
 
-def test_watch_shows_plain_lines_without_a_terminal_and_ends_with_the_task(dev: Dev) -> None:
-    task = dev.run_json("submit", "-", stdin=submission(SLOW))["id"]
+def test_waiting_shows_plain_lines_without_a_terminal_and_the_success_once(dev: Dev) -> None:
+    done = dev.run("submit", "-", "--wait", stdin=submission(SLOW))
 
-    done = dev.run("status", str(task), "--watch")
-
+    task = done.stdout.split()[1]
     assert done.returncode == 0
-    assert done.stderr.splitlines()[-1] == f"task {task} SUCCESSFUL 1/1 successful"
     assert done.stdout == f"task {task} SUCCESSFUL 1/1 successful\n"
+    assert done.stderr.startswith(f"task {task} ")
+    assert "SUCCESSFUL" not in done.stderr
 
 
 def test_what_the_server_refuses_ends_with_3_and_its_reason(dev: Dev) -> None:
@@ -76,6 +78,19 @@ def test_what_the_server_refuses_ends_with_3_and_its_reason(dev: Dev) -> None:
     assert done.returncode == 3
     assert done.stdout == ""
     assert "builtin.echo" in done.stderr
+
+
+def test_a_number_given_for_a_text_is_refused_with_how_to_write_a_text(dev: Dev) -> None:
+    words = ("submit", "--kind", "builtin.fail", "--arg")
+
+    refused = dev.run(*words, "message=5", "--arg", "times=1")
+    cured = dev.run(*words, 'message="5"', "--arg", "times=1")
+    otherwise = dev.run(*words, "message=[5]")
+
+    assert refused.returncode == 3
+    assert refused.stderr.endswith("""write --arg 'message="5"' to give a text\n""")
+    assert cured.returncode == 0
+    assert "to give a text" not in otherwise.stderr
 
 
 @pytest.mark.parametrize(
@@ -201,6 +216,39 @@ def test_list_takes_every_filter_of_the_api(dev: Dev) -> None:
     assert paged.stderr == "page 2 of 2, 2 tasks\n"
 
 
+def test_a_plain_date_is_the_first_moment_of_that_day_in_utc(dev: Dev) -> None:
+    task = dev.run_json("submit", "--kind", "builtin.noop", "--name", "dated", "--wait")
+    created = datetime.fromisoformat(task["createTime"]).astimezone(UTC).date()
+    following = str(created + timedelta(days=1))
+
+    found = dev.run_json("list", "--name", "dated", "--created-after", str(created), "--created-before", following)
+    later = dev.run_json("list", "--name", "dated", "--created-after", following)
+    nonsense = dev.run("list", "--created-after", "2026-13-01")
+
+    assert [one["id"] for one in found["contents"]] == [task["id"]]
+    assert later["contents"] == []
+    assert nonsense.returncode == 3
+
+
+def test_show_tells_arguments_and_results_and_cuts_long_ones(dev: Dev) -> None:
+    document = submission(
+        {"key": "short", "kind": "builtin.echo", "arguments": {"host": {"$arg": "/host"}}},
+        {"key": "long", "kind": "builtin.echo", "arguments": {"text": "x" * 1000}},
+        {"key": "none", "kind": "builtin.noop"},
+        arguments={"host": "db1"},
+    )
+    task = dev.run_json("submit", "-", "--wait", stdin=document)["id"]
+
+    shown = dev.run("show", str(task)).stdout.splitlines()
+
+    rows = {cells[1]: cells for cells in (line.split("\t") for line in shown[3:])}
+    assert shown[1] == 'arguments {"host": "db1"}'
+    assert rows["short"][-1] == '{"host": "db1"}'
+    assert len(rows["long"][-1]) == 80
+    assert rows["long"][-1].endswith("xxx…")
+    assert rows["none"][-1] == ""
+
+
 def test_kinds_and_workers_are_listed(dev: Dev) -> None:
     kinds = dev.run_json("kinds")["contents"]
     workers = dev.run_json("workers")["contents"]
@@ -208,7 +256,8 @@ def test_kinds_and_workers_are_listed(dev: Dev) -> None:
     assert "builtin.echo" in {one["name"] for one in kinds}
     assert [one["alive"] for one in workers if one["concurrency"] == 2]
     assert "builtin.echo" in dev.run("kinds").stdout
-    assert "alive" in dev.run("workers").stdout
+    assert [one for one in workers if one["alive"] and "builtin.echo" in one["kinds"]]
+    assert re.search(r"\talive\t.*builtin\.echo", dev.run("workers").stdout)
 
 
 def test_definitions_are_put_shown_listed_and_deleted(dev: Dev) -> None:

@@ -13,11 +13,9 @@ from taskserver.client import TaskServer
 from tests.acceptance.conftest import (
     Dev,
     environment,
-    first_line,
     log_of,
     run_taskserver,
     running_dev,
-    start_dev,
 )
 from tests.eventually import eventually
 
@@ -86,6 +84,23 @@ def test_check_without_settings_and_without_a_dev_says_which_are_missing(tmp_pat
     assert "TASKSERVER_DATABASE_URL" in done.stdout
 
 
+def test_a_worker_is_checked_without_the_secret_key(dev: Dev, tmp_path: Path) -> None:
+    known = {name: dev.environment[name] for name in ("TASKSERVER_DATABASE_URL", "TASKSERVER_REDIS_URL")}
+
+    of_server = run_taskserver("check", cwd=tmp_path, env=known)
+    of_worker = run_taskserver("check", "--worker", cwd=tmp_path, env=known)
+
+    assert (of_server.returncode, of_worker.returncode) == (1, 0), of_worker.stdout
+    assert "not set: TASKSERVER_SECRET_KEY" in of_server.stdout
+
+
+def test_a_server_without_settings_names_the_missing_one_before_a_taken_port(dev: Dev, tmp_path: Path) -> None:
+    done = run_taskserver("server", "--port", dev.url.rpartition(":")[2], cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "TASKSERVER_DATABASE_URL" in done.stderr
+
+
 def test_a_wrong_setting_is_named_and_its_value_is_not(tmp_path: Path) -> None:
     done = run_taskserver("check", cwd=tmp_path, env={"TASKSERVER_REDIS_URL": "amqp://hunter2@host"})
 
@@ -135,7 +150,7 @@ def test_a_taken_port_is_told_before_anything_is_started(dev: Dev, tmp_path: Pat
 
     assert done.returncode == 1
     assert f"127.0.0.1:{port}" in done.stderr
-    assert not (tmp_path / ".taskserver").exists()
+    assert not (tmp_path / ".taskserver" / "postgres").exists()
 
 
 def test_further_servers_and_workers_join_and_end_in_order(dev: Dev, tmp_path: Path) -> None:
@@ -169,6 +184,10 @@ def test_further_servers_and_workers_join_and_end_in_order(dev: Dev, tmp_path: P
         worker.terminate()
         codes = [second.wait(timeout=30), worker.wait(timeout=30)]
     assert codes == [0, 0]
+    found = {one["name"]: one for one in dev.run_json("check")["checks"]}["kinds"]
+    assert found["ok"]
+    assert "no live worker has greeting.aside, greeting.say" in found["detail"]
+    assert "taskserver worker --handlers" in found["cure"]
 
 
 def test_server_refuses_a_database_that_is_not_migrated_until_migrate_has_run(dev: Dev, tmp_path: Path) -> None:
@@ -214,15 +233,3 @@ def test_dev_survives_a_kill_and_finds_handlers_beside_it_whatever_they_are_call
     assert processes_below(tmp_path) == []
     assert not (tmp_path / ".taskserver" / "url").exists()
     assert "process_killed" not in log_of(tmp_path)
-
-
-def test_a_handlers_module_that_is_not_there_ends_dev_with_its_name(tmp_path: Path) -> None:
-    process = start_dev(tmp_path, "--handlers", "no_such_module")
-
-    line = first_line(process)
-    process.communicate(timeout=60)
-
-    assert line == ""
-    assert process.returncode == 4
-    assert "no_such_module" in log_of(tmp_path)
-    assert processes_below(tmp_path) == []

@@ -35,6 +35,16 @@ def test_waiting_shows_a_live_bar_and_the_outcome_in_colour(dev: Dev) -> None:
     assert re.search(r"task \d+ \x1b\[32mSUCCESSFUL\x1b\[0m 2/2 successful", last)
 
 
+def test_why_nothing_happens_is_told_above_the_bar(dev: Dev) -> None:
+    document = submission({"key": "first", "kind": "builtin.noop", "queue": "nobody"}, deadlineSeconds=7)
+    (dev.directory / "nobody.json").write_text(document)
+
+    shown = run_on_terminal("submit", "nobody.json", "--wait", cwd=dev.directory)
+
+    assert shown.returncode == 1
+    assert shown.text.count("has not moved for 5 s: subtask 'first' waits: no live worker serves the queue nobody") == 1
+
+
 def test_watching_a_failure_leaves_the_bar_and_shows_a_table_of_what_failed(dev: Dev) -> None:
     task = dev.run("submit", "--kind", "builtin.fail", "--arg", "message=out of luck").stdout.strip()
 

@@ -58,6 +58,53 @@ def test_a_signal_ends_the_waiting_and_says_how_to_go_on_with_the_task(dev: Dev,
     assert state in {"CREATED", "RUNNING"}
 
 
+def test_who_waits_for_a_worker_that_is_not_there_is_told_so_once(dev: Dev) -> None:
+    document = submission(
+        {"key": "first", "kind": "builtin.noop", "queue": "nobody"},
+        {"key": "second", "kind": "builtin.noop", "upstreams": ["first"]},
+    )
+    (dev.directory / "nobody.json").write_text(document)
+
+    with started(dev, "submit", "nobody.json", "--wait") as waiting:
+        assert waiting.stderr is not None
+        lines = [waiting.stderr.readline()]
+        task = lines[0].split()[1]
+        while "has not moved" not in lines[-1]:
+            lines.append(waiting.stderr.readline())
+        dev.run("cancel", task)
+        _, rest = waiting.communicate(timeout=COMMAND_SECONDS)
+
+    assert lines[-1] == (
+        f"task {task} has not moved for 5 s: subtask 'first' waits: no live worker serves the queue nobody: start one;"
+        f" `taskserver doctor {task}` says more\n"
+    )
+    assert "has not moved" not in rest
+    assert waiting.returncode == 1
+
+
+def test_what_runs_long_is_waited_for_without_a_word(dev: Dev) -> None:
+    document = submission({"key": "nap", "kind": "builtin.sleep", "arguments": {"seconds": 6}})
+    (dev.directory / "long.json").write_text(document)
+
+    done = dev.run("submit", "long.json", "--wait")
+
+    assert done.returncode == 0
+    assert "has not moved" not in done.stderr
+
+
+def test_an_interrupt_while_a_command_is_still_being_loaded_ends_it_quietly(dev: Dev) -> None:
+    with started(dev, "list", PYTHONPROFILEIMPORTTIME="1") as loading:
+        assert loading.stderr is not None
+        while "typer" not in loading.stderr.readline():
+            assert loading.poll() is None
+        loading.send_signal(signal.SIGINT)
+        out, err = loading.communicate(timeout=COMMAND_SECONDS)
+
+    assert loading.returncode == 130
+    assert out == ""
+    assert [line for line in err.splitlines() if not line.startswith("import time:")] == []
+
+
 def test_what_runs_in_the_background_is_not_interrupted_by_the_terminal(dev: Dev) -> None:
     document = submission({"key": "nap", "kind": "builtin.sleep", "arguments": {"seconds": 1}})
     (dev.directory / "short.json").write_text(document)

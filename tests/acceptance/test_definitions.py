@@ -1,6 +1,7 @@
 """What docs/definitions.md says is what happens: a worker stores the definitions of its modules, and they are submitted by name."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -44,6 +45,7 @@ def test_the_commands_of_the_page_submit_the_definition_of_the_module(hosts: Dev
     assert [one.get("result") for one in task["subtasks"]] == ["10.0.0.7:22 answers", True]
     assert task["arguments"] == {"host": "10.0.0.7", "port": 22, "password": "******"}
     assert shown.stdout.startswith("definition prepare_host version 1\n")
+    assert {'arguments: {"port": 22}', 'redact: ["password"]', "onDuplicate: return"} <= set(shown.stdout.splitlines())
 
 
 def test_a_worker_that_starts_again_makes_no_new_version(hosts: Dev) -> None:
@@ -100,9 +102,18 @@ def test_what_is_wrong_with_a_definition_is_said_with_its_place(hosts: Dev) -> N
     assert no_object.returncode == 2
 
 
-def test_a_module_with_a_wrong_definition_ends_the_worker_with_its_line(hosts: Dev, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("subtask", "place", "message"),
+    [
+        ({"kind": "builtin.nop"}, "/subtasks/0/kind", "did you mean 'builtin.noop'"),
+        ({"kind": "builtin.sleep", "arguments": {"seconds": "x"}}, "/subtasks/0/arguments/seconds", "is not what kind"),
+    ],
+)
+def test_a_module_with_a_wrong_definition_ends_the_worker_with_its_line(
+    hosts: Dev, tmp_path: Path, subtask: dict[str, object], place: str, message: str
+) -> None:
     (tmp_path / "wrong.py").write_text(
-        'from workers import definition\n\ndefinition("wrong", subtasks=[{"key": "a", "kind": "builtin.nop"}])\n'
+        f'from workers import definition\n\ndefinition("wrong", subtasks=[{{"key": "a", **{subtask}}}])\n'
     )
 
     done = subprocess.run(
@@ -115,7 +126,9 @@ def test_a_module_with_a_wrong_definition_ends_the_worker_with_its_line(hosts: D
         check=False,
     )
 
-    assert done.returncode == 1
-    assert "wrong.py:3" in done.stderr
-    assert "/subtasks/0/kind" in done.stderr
-    assert "did you mean 'builtin.noop'" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == os.EX_CONFIG
+    assert last.startswith("error: ")
+    assert "wrong.py:3" in last
+    assert place in last
+    assert message in last

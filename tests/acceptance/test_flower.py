@@ -16,6 +16,7 @@ from celery import Celery
 from pydantic import SecretStr
 
 from schema.celeryapp import make_celery, make_redis
+from schema.redaction import MASK
 from schema.settings import Settings
 from tests.acceptance.conftest import Dev, environment, log_of, run_taskserver, running_dev, submission
 from tests.acceptance.stack import HANDLERS, REPOSITORY, SETTINGS
@@ -153,6 +154,35 @@ def test_every_subtask_is_found_by_its_kind_with_its_state_also_within_a_unit(
     assert "hunter2" not in str(shown["b"])
 
 
+def test_what_a_definition_hides_is_nowhere_in_flower(watched: Dev, flower: httpx.Client) -> None:
+    secret = {"value": {"$arg": "/secret"}}
+    leave = {"maxAttempts": 2, "backoffSeconds": 0.1, "allowFailure": True}
+    document = {
+        "redact": ["secret"],
+        "subtasks": [
+            {"key": "same", "kind": "probe.same", "arguments": secret},
+            {"key": "echo", "kind": "builtin.echo", "arguments": secret},
+            {"key": "fail", "kind": "builtin.fail", "arguments": {"message": {"$arg": "/secret"}}, **leave},
+            {"key": "wrong", "kind": "builtin.sleep", "arguments": {"seconds": {"$arg": "/secret"}}, **leave},
+        ],
+    }
+    with watched.client() as server:
+        server.put_definition("secretive", document)
+        task = server.submit(definition="secretive", arguments={"secret": "hunter2"})
+        task.wait(timeout=WITHIN)
+        detail = task.detail().document
+
+    shown = {
+        one["key"]: _eventually_shown(flower, one, "SUCCESS" if one["key"] in {"same", "echo"} else "FAILURE")
+        for one in detail["subtasks"]
+    }
+
+    assert {shown[key]["result"] for key in ("same", "echo")} == {MASK}
+    assert (shown["fail"]["exception"], shown["wrong"]["exception"]) == ("RuntimeError", "bad_argument")
+    pages = ["/tasks", "/api/tasks", *(f"/task/{one['celeryId']}" for one in detail["subtasks"])]
+    assert [page for page in pages if "hunter2" in flower.get(page).raise_for_status().text] == []
+
+
 def test_a_subtask_is_shown_while_it_runs_and_while_it_waits_for_its_next_attempt(
     watched: Dev, flower: httpx.Client, tmp_path: Path
 ) -> None:
@@ -233,6 +263,8 @@ def test_a_subtasks_detail_links_to_its_page_once_it_has_begun(
 
     assert begun["flowerUrl"] == f"{_address(watched)}/task/{first['celeryId']}"
     assert "flowerUrl" not in waiting
+    with watched.client() as server:
+        assert server.task(task["id"]).subtask("gate").detail().flower_url == begun["flowerUrl"]
     page = flower.get(begun["flowerUrl"])
     assert page.status_code == 200
     assert "probe.gate" in page.text

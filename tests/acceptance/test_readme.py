@@ -41,7 +41,7 @@ def test_the_ten_lines_submit_and_ask(dev: Dev) -> None:
     assert done.returncode == 0, done.stderr
     number = re.search(r"^task (\d+) submitted", done.stderr, re.MULTILINE)
     assert number is not None
-    assert f"task {number[1]} SUCCESSFUL 5/5 successful" in done.stdout
+    assert f"task {number[1]} SUCCESSFUL 6/6 successful" in done.stdout
     assert "wait[2]" in done.stdout
     assert "{EXECUTE}" in done.stdout
 

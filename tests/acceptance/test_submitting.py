@@ -3,14 +3,19 @@
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 from sqlalchemy import create_engine, text
 
 from schema.database import make_engine
 from taskserver.submission import submit
 from tests.acceptance.conftest import COMMAND_SECONDS, Dev, environment
+from tests.eventually import eventually
 
 DOCUMENT = Path(__file__).parents[2].joinpath("docs/submitting.md").read_text()
 ECHO = {"key": "a", "kind": "builtin.echo"}
@@ -69,6 +74,56 @@ def test_a_task_of_the_caller_starts_only_when_the_caller_commits(dev: Dev) -> N
 
         assert server.task(task).wait(timeout=30).state == "SUCCESSFUL"
     engine.dispose()
+
+
+def test_an_open_transaction_of_the_caller_holds_up_its_own_only(dev: Dev) -> None:
+    """As many as the server has threads want what is held, again and again, while others go on."""
+    held = {"name": "held", "subtasks": [ECHO], "instanceId": 4242}
+    url, headers = f"{dev.url}/api/v2/tasks/instances", {"Authorization": f"Bearer {dev.token}"}
+    over = threading.Event()
+    codes: list[int] = []
+
+    def insist(http: httpx.Client) -> None:
+        while not over.is_set():
+            codes.append(http.post(url, json=held, headers=headers).status_code)
+
+    engine = make_engine(dev.environment["TASKSERVER_DATABASE_URL"], name="tests")
+    with (
+        httpx.Client(limits=httpx.Limits(max_connections=None), timeout=60) as http,
+        ThreadPoolExecutor(40) as senders,
+        dev.client() as server,
+    ):
+        try:
+            with engine.connect() as connection:
+                submit(connection, held)
+                insisting = [senders.submit(insist, http) for _ in range(40)]
+                eventually(lambda: codes)
+                began = time.monotonic()
+                settled = [server.submit(subtasks=[ECHO]).wait(timeout=30).state for _ in range(3)]
+                ready = http.get(f"{dev.url}/readyz").status_code
+                took = time.monotonic() - began
+                answered = set(codes)
+        finally:
+            over.set()
+        for one in insisting:
+            one.result()
+    engine.dispose()
+
+    assert (settled, ready, answered) == (["SUCCESSFUL"] * 3, 200, {503})
+    assert took < 10
+    assert set(codes) <= {201, 409, 503}
+
+
+def test_the_dispatcher_has_connections_of_its_own(dev: Dev) -> None:
+    engine = make_engine(dev.environment["TASKSERVER_DATABASE_URL"], name="tests")
+    with dev.client() as server:
+        server.submit(subtasks=[ECHO]).wait(timeout=30)
+    with engine.begin() as connection:
+        query = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE application_name LIKE 'taskserver-%'"
+        names = set(connection.execute(text(query)).scalars())
+    engine.dispose()
+
+    assert {"taskserver-server", "taskserver-dispatcher"} <= names
 
 
 def test_tasks_of_one_instance_run_one_after_another(dev: Dev) -> None:

@@ -235,7 +235,8 @@ def test_a_database_that_is_away_is_503_and_comes_with_retry_after(stack: Embedd
     services = api.app.state.services
     nowhere = make_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", name="away")
     api.data("/kinds")  # so that who asks is known
-    object.__setattr__(services, "engine", nowhere)
+    for which in ("engine", "health_engine"):
+        object.__setattr__(services, which, nowhere)
 
     response = api.get("/kinds")
     ready = api.get("//readyz")

@@ -28,7 +28,7 @@ NEEDS = {
     ("DELETE", "/principals/{name}"): Role.ADMIN,
     ("POST", "/principals/{name}/rotate"): Role.ADMIN,
 }
-OF_A_TASK = ("", "/status", "/plan", "/operations", "/subtasks/{sid}", "/subtasks/{sid}/log")
+OF_A_TASK = ("", "/status", "/plan", "/operations", "/subtasks?key=a", "/subtasks/{sid}", "/subtasks/{sid}/log")
 
 
 @pytest.fixture
@@ -220,6 +220,15 @@ def test_a_wrong_principal_is_refused_field_by_field(api: ApiClient, body: dict[
 
     assert (response.status_code, response.json()["error"]["code"]) == (400, 10001)
     assert [one["field"] for one in response.json()["error"]["subErrors"]] == [field]
+
+
+@pytest.mark.parametrize("name", ["flower", "taskserver", "Flower"])
+def test_the_names_that_the_audit_uses_for_the_product_are_no_principals(api: ApiClient, name: str) -> None:
+    response = api.post("/principals", json={"name": name, "role": "TASK_VIEWER"})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (400, 10001)
+    assert "choose another name" in response.json()["error"]["message"]
+    assert name not in {one["name"] for one in api.data("/principals")["contents"]}
 
 
 def test_an_administrator_of_another_account_reaches_only_its_principals(api: ApiClient) -> None:

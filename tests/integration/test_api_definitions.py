@@ -86,6 +86,13 @@ class TestPut:
 
         assert (error["code"], error["target"]) == (10001, "/subtasks/0/arguments/n")
 
+    def test_a_literal_under_a_hidden_name_is_refused_and_not_echoed(self, api: ApiClient) -> None:
+        response = put(api, subtasks=[{**SUBTASK, "arguments": {"password": "hunter2"}}], redact=["password"])
+
+        error = refusal(response)
+        assert (error["code"], error["target"]) == (10001, "/subtasks/0/arguments/password")
+        assert "hunter2" not in response.text
+
     def test_a_wrong_graph_a_wrong_field_and_a_wrong_name_are_told_and_nothing_is_stored(
         self, api: ApiClient, engine: Engine
     ) -> None:
@@ -145,6 +152,40 @@ class TestShow:
         assert first["subtasks"] == [SUBTASK]
         assert (second["description"], second["subtaskCount"]) == ("striped", 1)
         assert not {"subtasks", "arguments"} & set(second)
+
+    def test_what_is_too_large_is_told_by_the_size_of_the_answer_not_of_what_is_stored(self, api: ApiClient) -> None:
+        for number in range(20):
+            subtasks = [{**SUBTASK, "key": f"k{n}", "arguments": {"text": "a" * 250_000}} for n in range(2)]
+            put(api, f"large{number}", subtasks=subtasks)
+        put(api, "small")
+
+        response = api.get("/definitions")
+
+        rows = {row["name"]: row for row in response.json()["data"]["contents"]}
+        whole = [name for name, row in rows.items() if "subtasks" in row]
+        assert len(response.content) < definitions.DOCUMENT_BYTES + 100_000
+        assert (len(rows), len(whole)) == (21, 9)
+        assert "small" in whole
+
+    def test_versions_come_in_pages_that_say_how_many_there_are(self, api: ApiClient) -> None:
+        for number in range(5):
+            put(api, concurrency=number)
+
+        second = api.data("/definitions/prepare/versions?page=2&size=2")
+        beyond = api.data("/definitions/prepare/versions?page=4&size=2")
+        whole = api.data("/definitions/prepare/versions")
+
+        assert [one["version"] for one in second["contents"]] == [3, 2]
+        assert second["page"] == {"totalElements": 5, "totalPages": 3, "number": 2, "size": 2}
+        assert (beyond["contents"], beyond["page"]["totalElements"]) == ([], 5)
+        assert [one["version"] for one in whole["contents"]] == [5, 4, 3, 2, 1]
+
+    def test_a_name_that_is_too_long_is_told_in_characters_and_not_echoed_whole(self, api: ApiClient) -> None:
+        name = "n" * 201
+
+        for error in (api.error(f"/definitions/{name}", 400), refusal(put(api, name))):
+            assert "at most 200 characters" in error["message"]
+            assert len(error["message"]) < 200
 
     @pytest.mark.parametrize("version", ["0", "-1", "x", str(2**31)])
     def test_a_wrong_version_is_refused(self, api: ApiClient, version: str) -> None:

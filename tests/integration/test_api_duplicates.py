@@ -1,6 +1,7 @@
 """`onDuplicate` as clients of the API see it, and the limits of a submission."""
 
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import httpx
@@ -182,3 +183,23 @@ def test_edges_beyond_the_limit_are_told_with_the_setting(engine: Engine, stack:
     assert fitting.status_code == 201
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, 20001)
     assert "(TASKSERVER_MAX_EDGES)" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("alphabet", [range(0x20000, 0x30000), range(0x4E00, 0x9FFF), range(1, 32), range(97, 123)])
+def test_an_instance_is_told_by_all_of_a_long_extra(api: ApiClient, alphabet: range) -> None:
+    """What does not compress and takes many bytes would be more than a row of an index holds."""
+    random = Random(7)
+    extras = ["".join(map(chr, random.choices(alphabet, k=399))) + end for end in "ab"]
+    documents = [{**DOCUMENT, "extra": extra, "onDuplicate": "reject"} for extra in extras]
+
+    first, other, again = (api.post("/instances", json=one) for one in (*documents, documents[0]))
+
+    assert [first.status_code, other.status_code, again.status_code] == [201, 201, 409]
+    assert again.json()["error"]["target"] == str(first.json()["data"]["id"])
+
+
+def test_a_longer_extra_is_refused(api: ApiClient) -> None:
+    refused = api.post("/instances", json={**DOCUMENT, "extra": "x" * 9_000})
+
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["target"]) == (400, 10001, "/extra")

@@ -1,13 +1,14 @@
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Engine, text
 
 from schema.carriers import carrier_number
 from schema.database import transaction
-from schema.transitions import claims, progress
+from schema.transitions import claims, progress, releases
 from tests.factories import StoredTask, claim_within, make_task, many, together
-from tests.invariants import assert_invariants
+from tests.invariants import assert_invariants, violations
 
 PAIR = {"a": (), "b": ()}
 RUN = {"a": (), "b": ("a",), "c": ("b",)}
@@ -239,6 +240,50 @@ def test_what_another_carrier_has_released_since_is_not_handed_back(engine: Engi
 
     assert task.hand_back("a", carrier=old) == []
     assert task.states() == {"a": "READY"}
+
+
+def test_what_has_no_handler_is_declined_uncharged_and_offered_again_a_moment_later(engine: Engine) -> None:
+    task = make_task(
+        engine, {"a": (), "b": (), "c": (), "d": ("c",)}, {"a": {"kind": "new.kind"}, "c": {"kind": "new.kind"}}
+    )
+    carrier = carrier_number(1, 0, 0)
+    task.release(carriers=dict.fromkeys("abcd", carrier))
+    [first, _] = task.claim("a", "b")
+
+    declined = task.decline("a", "b", "c", "d", claim=first.claim, carrier=carrier, kinds=["test.kind"])
+
+    row = task.row("a")
+    delay = (row["scheduled_at"] - datetime.now(UTC)).total_seconds()
+    assert declined == {task.ids["a"], task.ids["c"]}
+    assert task.states() == {"a": "PENDING", "b": "RUNNING", "c": "PENDING", "d": "PENDING"}
+    assert (row["attempt"], row["starts"], row["failures"], row["claim"]) == (0, 0, 0, None)
+    assert 0 < delay < 2
+    assert task.frontier() == []
+    assert violations(engine) == []
+    task.set("a", "scheduled_at = now()")
+    with transaction(engine) as connection:
+        releases.end_delays(connection, task.id)
+    assert task.frontier() == ["a"]
+
+
+def test_only_the_claim_that_took_it_declines_it(engine: Engine) -> None:
+    task = make_task(engine, {"a": ()})
+    [claimed] = task.begin("a")
+
+    assert task.decline("a", claim=claimed.claim + 1) == frozenset()
+    assert task.decline("a", claim=claimed.claim, process=8) == frozenset()
+    assert task.states() == {"a": "RUNNING"}
+
+
+def test_what_is_declined_while_the_task_fails_ends_it(engine: Engine) -> None:
+    task = make_task(engine, {"a": (), "b": ()})
+    [claimed] = task.begin("a")
+    task.run("b", verdict="FAILED")
+
+    task.decline("a", claim=claimed.claim)
+
+    assert task.column("state") == "FAILED"
+    assert violations(engine) == []
 
 
 def test_when_the_rest_of_a_slice_goes_back_after_a_failure_the_task_ends(engine: Engine) -> None:

@@ -15,7 +15,8 @@ from schema.kinds import KindInfo
 from schema.limits import DEFAULT_LIMITS
 from schema.transitions.registrations import register_kinds
 from taskserver.dispatcher.upkeep import Upkeep
-from taskserver.submission import Stored, Submitter, submit, submit_batch, submit_document
+from taskserver.new_rows import Submitter
+from taskserver.submission import Stored, submit, submit_batch, submit_document
 from tests.eventually import eventually
 from tests.factories import StoredTask, execute, many, one, together
 from tests.invariants import assert_invariants

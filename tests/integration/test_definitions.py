@@ -203,6 +203,19 @@ class TestHandlerModules:
             self.start(engine, registry)
         assert self.versions(engine) == []
 
+    def test_a_constant_argument_that_the_kind_does_not_take_stops_the_start_as_it_is_refused_in_a_put(
+        self, engine: Engine, registry: Registry
+    ) -> None:
+        takes = {"type": "object", "properties": {"port": {"type": "integer"}}}
+        with transaction(engine) as connection:
+            register_kinds(connection, [KindInfo("host.check", takes)], code_version="v")
+        registry.definition("wrong", subtasks=[{"key": "a", "kind": "host.check", "arguments": {"port": "ssh"}}])
+
+        with pytest.raises(InvalidArgument, match=r"'wrong' of .*\.py:\d+.*/subtasks/0/arguments/port: ") as caught:
+            self.start(engine, registry)
+        assert caught.value.target == "/subtasks/0/arguments/port"
+        assert self.versions(engine) == []
+
     def test_many_workers_may_start_at_once(self, engine: Engine, registry: Registry) -> None:
         for number in range(5):
             registry.definition(f"d{number}", subtasks=[SUBTASK])

@@ -394,6 +394,18 @@ class TestService:
         assert "'host.mount', which no live worker of the queue 'default' has" in found.message
         assert "TASKSERVER_HANDLERS" in found.cure
 
+    def test_a_kind_that_a_worker_has_declined_is_named_while_it_is_not_offered(
+        self, clinic: Clinic, engine: Engine
+    ) -> None:
+        task = make_task(engine, {"a": ()}, {"a": {"kind": "host.mount"}})
+        clinic.worker(carriers=[1, 2])
+        [claimed] = task.begin("a")
+        task.decline("a", claim=claimed.claim)
+
+        found = clinic.only(task)
+
+        assert (found.type, found.severity) == ("kind_unknown", Severity.ERROR)
+
     def test_a_kind_that_one_of_the_workers_lacks_is_a_warning_that_names_it(
         self, clinic: Clinic, engine: Engine
     ) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Engine, TextClause, text
 
 from schema.database import transaction
-from schema.transitions import claims, frontiers, records, releases, rescues, settlement
+from schema.transitions import claims, declining, frontiers, records, releases, rescues, settlement
 from tests.factories import execute
 
 _ROWS = (
@@ -45,6 +45,10 @@ _STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "next time": (releases._NEXT_TIME, {}),
     "claim": (claims._CLAIM, {"ids": [200], "task": 20, "process": 1, "executor": "one", "room": 1}),
     "hand back": (claims._RETURN, {"ids": [200], "task": 20, "carrier": 4096, "claim": 0, "process": 1}),
+    "decline": (
+        declining._DECLINE,
+        {"ids": [200], "task": 20, "kinds": ["a"], "carrier": 4096, "claim": 1, "process": 1},
+    ),
     "drop": (claims._DROP, {"task": 20, "first": 1, "last": 9, "own": 1, "operations": ["EXECUTE"]}),
     "record": (
         records._RECORD,

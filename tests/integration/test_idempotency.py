@@ -13,6 +13,7 @@ from schema.kinds import KindInfo
 from schema.transitions import idempotency
 from schema.transitions.idempotency import IdempotentCall, claim_key, note_answer
 from schema.transitions.registrations import register_kinds
+from taskserver import submission
 from taskserver.dispatcher.upkeep import Upkeep
 from taskserver.embedded.stack import EmbeddedStack
 from taskserver.principals import Role
@@ -135,6 +136,51 @@ def test_what_returned_another_task_returns_it_again(api: ApiClient, engine: Eng
     again = submit(api, document)
 
     assert (again.status_code, again.json()["data"]["id"]) == (200, holder)
+
+
+def test_a_key_whose_task_was_deleted_says_so(api: ApiClient, engine: Engine) -> None:
+    task = submit(api).json()["data"]["id"]
+    execute(engine, "DELETE FROM tasks")
+
+    refused = submit(api)
+
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["target"]) == (409, 20006, "k")
+    assert error["message"] == (
+        f"task {task} of the idempotency key 'k' has been deleted since: take a new key to submit anew"
+    )
+    assert submit(api, key="another").status_code == 201
+    with transaction(engine) as connection, pytest.raises(IdempotencyKeyReused, match="deleted since"):
+        submission.submit(connection, DOCUMENT, idempotency_key="k")
+
+
+def test_a_batch_of_which_a_task_was_deleted_names_it(api: ApiClient, engine: Engine) -> None:
+    batch = [{**DOCUMENT, "name": name} for name in "abc"]
+    first, second, third = (task["id"] for task in submit(api, batch, path="/instances/batch").json()["data"])
+
+    execute(engine, "DELETE FROM tasks WHERE id = :id", id=second)
+    one_refused = submit(api, batch, path="/instances/batch")
+    execute(engine, "DELETE FROM tasks WHERE id = :id", id=third)
+    refused = submit(api, batch, path="/instances/batch")
+
+    assert [answer.status_code for answer in (one_refused, refused)] == [409, 409]
+    assert one_refused.json()["error"]["message"].startswith(
+        f"task {second} of the idempotency key 'k' has been deleted"
+    )
+    assert refused.json()["error"]["message"].startswith(
+        f"2 tasks, the first {second}, of the idempotency key 'k' have"
+    )
+    assert tasks(engine) == [first]
+
+
+@pytest.mark.parametrize("key", [" k", "k "])
+def test_a_blank_at_the_edge_of_a_key_is_refused(api: ApiClient, engine: Engine, key: str) -> None:
+    refused = submit(api, key=key)
+
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["target"]) == (400, 10001, "Idempotency-Key")
+    assert "begins or ends with a blank" in error["message"]
+    assert tasks(engine) == []
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, b"\xc3\xbc", b"a\tb"])

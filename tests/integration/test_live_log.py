@@ -17,6 +17,7 @@ from taskserver.api import log_following
 from taskserver.api.log_following import followed_log
 from taskserver.api.waiting import Watch
 from taskserver.embedded.stack import EmbeddedStack
+from taskserver.queries import logs
 from taskserver.queries.logs import LogQuestion, subtask_log
 from taskserver.views.subtasks import LogText
 from tests.factories import StoredTask, execute, make_task
@@ -186,6 +187,28 @@ def test_a_long_log_comes_in_pieces(live: LiveApi, task: StoredTask, monkeypatch
     assert len(events) > 5
     assert "".join(one.data["log"] for one in events[:-1]) == live.data(log_of(task))["log"]
     assert all("more" not in one.data for one in events)
+
+
+@pytest.mark.parametrize("answer_bytes", [logs.ANSWER_BYTES, 60, 40])
+def test_the_last_lines_come_in_pieces_as_well(
+    live: LiveApi, task: StoredTask, monkeypatch: pytest.MonkeyPatch, answer_bytes: int
+) -> None:
+    monkeypatch.setattr(log_following, "_PIECE_BYTES", 25)
+    monkeypatch.setattr(logs, "ANSWER_BYTES", answer_bytes)
+    monkeypatch.setattr(logs, "_TAIL_BYTES", 4)
+    monkeypatch.setattr(logs, "_TAIL_GROWTH", 2)
+    attempt(task, "one\ntwo\nthr", "ee", "\n", "", "four\nfive, not ended")
+    attempt(task)
+    attempt(task, "s\u00edx\nseven\n\n\n", "eight\nnine", "\n", verdict="FAILED")
+
+    for tail in (0, 1, 2, 3, 5, 6, 7, 8, 9, 12, 20):
+        with live.stream(f"{log_of(task)}?tail={tail}") as stream:
+            *parts, end = stream.to_the_end()
+        plain = live.data(log_of(task), tail=tail)
+
+        assert "".join(one.data["log"] for one in parts) == plain["log"]
+        assert (parts[-1].id, end.name) == (plain["cursor"], "end")
+    assert len(parts) > 1
 
 
 def test_any_text_is_one_event(live: LiveApi, task: StoredTask) -> None:

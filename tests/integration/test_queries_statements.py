@@ -47,6 +47,7 @@ def counted(engine: Engine) -> Iterator[list[str]]:
         ("/instances/{id}/status", 1),
         ("/instances/status?ids={id},1,2,3", 1),
         ("/instances/{id}", 1),
+        ("/instances/{id}/subtasks?key=first", 1),
         ("/instances/{id}/subtasks/{sid}", 1),
         ("/instances/{id}/subtasks/{sid}/log", 1),
         ("/instances/{id}/plan", 1),

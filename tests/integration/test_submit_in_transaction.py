@@ -10,6 +10,7 @@ from psycopg.rows import kwargs_row, namedtuple_row, scalar_row, tuple_row
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.orm import Session
 
+from schema import callers_transaction
 from schema.database import transaction
 from schema.errors import (
     Busy,
@@ -300,6 +301,11 @@ def _by_psycopg(engine: Engine) -> Iterator[tuple[Raw, Callable[[Any], object]]]
 Opened = Callable[[Engine], AbstractContextManager[tuple[Any, Callable[[str], object]]]]
 
 
+def _lock_timeout(run: Callable[[str], Any]) -> Any:
+    [[value]] = run("SHOW lock_timeout")
+    return value
+
+
 @pytest.mark.parametrize("opened", [_by_sqlalchemy, _by_psycopg])
 class TestRefused:
     @pytest.mark.parametrize(
@@ -342,6 +348,40 @@ class TestRefused:
             connection.commit()
 
         assert (stored(engine), hosts(engine)) == ([task], ["before"])
+
+    @pytest.mark.parametrize("theirs", ["0", "1h"])
+    def test_whoever_is_in_the_way_is_waited_for_a_while_only(
+        self, engine: Engine, opened: Opened, theirs: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(callers_transaction, "MOST_WAITING", "50ms")
+        with engine.connect() as holding, opened(engine) as (connection, run):
+            submit(holding, SPEC, idempotency_key="k")
+            run(f"SET LOCAL lock_timeout = '{theirs}'")
+            with pytest.raises(Busy, match="in the way"):
+                submit(connection, SPEC, idempotency_key="k")
+            assert _lock_timeout(run) == theirs
+            submit(connection, SPEC, idempotency_key="l")
+            assert _lock_timeout(run) == theirs
+
+    @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+    @pytest.mark.parametrize("held", [(SPEC | {"instanceId": 1}, None), (SPEC, "k")])
+    def test_what_the_isolation_hides_needs_a_new_transaction(
+        self, engine: Engine, opened: Opened, level: str, held: tuple[Mapping[str, Any], str | None]
+    ) -> None:
+        spec, key = held
+        with opened(engine) as (connection, run):
+            run(f"SET TRANSACTION ISOLATION LEVEL {level}")
+            run("INSERT INTO hosts VALUES ('before')")
+            with transaction(engine) as other:
+                task = submit(other, spec, idempotency_key=key)
+            with pytest.raises(Busy, match="roll this transaction back, begin a new one"):
+                submit(connection, spec, idempotency_key=key)
+            connection.rollback()
+            if key is None:
+                with pytest.raises(DuplicateInstance):
+                    submit(connection, spec)
+            else:
+                assert submit(connection, spec, idempotency_key=key) == task
 
     def test_another_database_is_told(self, opened: Opened, engine: Engine) -> None:
         other = create_engine(engine.url.set(database="postgres"))
@@ -388,8 +428,37 @@ def test_what_is_no_document_is_refused(engine: Engine, spec: Any) -> None:
 @pytest.mark.parametrize("name", ["", "a\0b", "\ud800", 7, None])
 @pytest.mark.parametrize("what", ["account", "user"])
 def test_what_is_no_name_is_refused(engine: Engine, what: str, name: Any) -> None:
-    with engine.connect() as connection, pytest.raises(InvalidArgument, match=f"^{what} is"):
+    with engine.connect() as connection, pytest.raises(InvalidArgument, match=f"^{what} .* is none: "):
         submit(connection, SPEC, **{what: name})
+
+
+@pytest.mark.parametrize("account", ["a b", "ä", "a" * 129, "b" * 9_000, "a\n"])
+def test_an_account_is_spelled_as_that_of_a_principal(engine: Engine, account: str) -> None:
+    with (
+        engine.connect() as connection,
+        pytest.raises(InvalidArgument, match=r"^account .* is none: use 1 to 128") as caught,
+    ):
+        submit(connection, SPEC | {"instanceId": 1}, account=account, idempotency_key="k")
+
+    assert len(caught.value.message) < 200
+
+
+def test_a_user_has_at_most_128_characters(engine: Engine) -> None:
+    with engine.begin() as connection:
+        submit(connection, SPEC, user="ü" * 128)
+        with pytest.raises(InvalidArgument, match=r"^user 'üü.* is none: .*1 to 128 characters") as caught:
+            submit(connection, SPEC, user="ü" * 9_000)
+
+    assert len(caught.value.message) < 400
+    assert one(engine, "SELECT creator FROM tasks")["creator"] == "ü" * 128
+
+
+@pytest.mark.parametrize("key", [7, b"k", ["k"], "", " k", "k ", "ü"])
+def test_what_is_no_idempotency_key_is_refused(engine: Engine, key: Any) -> None:
+    with engine.connect() as connection, pytest.raises(InvalidArgument, match="idempotency key") as caught:
+        submit(connection, SPEC, idempotency_key=key)
+
+    assert caught.value.target == "Idempotency-Key"
 
 
 @pytest.mark.parametrize("connection", [None, "postgresql://host/database", object(), 7])

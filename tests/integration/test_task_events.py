@@ -11,9 +11,11 @@ from sqlalchemy import Engine
 from schema.celeryapp import make_celery
 from schema.database import transaction
 from schema.identity import subtask_hex
+from schema.inputs import load_task
 from schema.settings import Settings
 from schema.task_events import Happening, read_fates
 from schema.transitions import registrations
+from schema.transitions.definitions import NewDefinition, put_definition
 from schema.transitions.registrations import WorkerInfo
 from schema.transitions.rescues import Seen
 from taskserver.dispatcher.telling import Teller
@@ -56,6 +58,36 @@ def test_what_was_cancelled_is_told_by_the_record(engine: Engine) -> None:
 
     assert recorded.canceled == {task.ids["a"]}
     assert recorded.ids == {task.ids["a"], task.ids["b"]}
+
+
+def _define(engine: Engine, document: dict[str, Any]) -> int:
+    with transaction(engine) as connection:
+        new = NewDefinition(account="0", name="prepare", document=document, creator="tester")
+        return put_definition(connection, new).id
+
+
+@pytest.mark.parametrize(
+    ("members", "redacts"), [({"redact": ["password"]}, True), ({"redact": []}, False), ({}, False)]
+)
+def test_what_a_definition_hides_is_known_to_who_runs_the_task_and_to_who_tells_of_it(
+    engine: Engine, members: dict[str, Any], redacts: bool
+) -> None:
+    document = {"subtasks": [{"key": "a", "kind": "host.check"}], **members}
+    task = make_task(engine, {"a": ()}, definition_id=_define(engine, document))
+    task.run("a", verdict="FAILED", error_type="refused", error_message="no login with hunter2")
+
+    with transaction(engine) as connection:
+        told = load_task(connection, task.id)
+
+    assert told.redacts is redacts
+    assert _fates(task) == {"a": ("failed", "refused" if redacts else "refused: no login with hunter2")}
+
+
+def test_what_no_definition_made_hides_nothing(engine: Engine) -> None:
+    task = make_task(engine, {"a": ()})
+
+    with transaction(engine) as connection:
+        assert not load_task(connection, task.id).redacts
 
 
 @pytest.fixture

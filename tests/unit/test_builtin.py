@@ -16,6 +16,7 @@ import pytest
 from schema.callback_hosts import CallbackHosts
 from schema.errors import InvalidArgument
 from schema.inputs import TaskInfo
+from schema.signing import signing_key
 from workers import Context
 from workers.callback_sender import (
     MAX_RESPONSE_BYTES,
@@ -23,8 +24,8 @@ from workers.callback_sender import (
     CallbackSender,
     sender_of_this_process,
     sign,
-    signing_key,
 )
+from workers.environment import worker_settings
 from workers.failures import BadArgument, Cancelled
 from workers.outcome import Returned
 from workers.registry import load_handlers
@@ -140,9 +141,11 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
         thread.start()
         monkeypatch.setenv("TASKSERVER_CALLBACK_HOSTS", server.netloc)
         monkeypatch.setenv("TASKSERVER_SECRET_KEY", "the secret key of this test")
-        sender_of_this_process.cache_clear()
+        for cached in (worker_settings, sender_of_this_process):
+            cached.cache_clear()
         yield server
-        sender_of_this_process.cache_clear()
+        for cached in (worker_settings, sender_of_this_process):
+            cached.cache_clear()
         server.shutdown()
         thread.join()
 

@@ -89,7 +89,7 @@ def test_changes_and_logs_are_iterated_over(scripted: ScriptedServer) -> None:
     scripted.answers(
         data(status(), ETag='"1"'),
         data(status("FAILED", change=2)),
-        data(detail(keys=["mount[0]"])),
+        data({"contents": [subtask("mount[0]")]}),
         events([("one\n", "4.0")], ending="break"),
         events([("two\n", "4.1")]),
     )
@@ -149,7 +149,7 @@ def test_a_followed_log_that_is_left_lets_its_connection_go(scripted: ScriptedSe
 def test_threads_may_share_a_blocking_client(scripted: ScriptedServer) -> None:
     threads = 8
     all_ = threading.Barrier(threads)
-    scripted.answers(*[together(all_, data(detail(keys=["a"])))] * threads, *[data(subtask())] * threads)
+    scripted.answers(*[together(all_, data({"contents": [subtask()]}))] * threads, *[data(subtask())] * threads)
 
     with TaskServer(scripted.url, "t") as server, ThreadPoolExecutor(threads) as pool:
         a = server.task(7).subtask("a")

@@ -22,7 +22,18 @@ from taskserver.client import (
     Unauthenticated,
     WrongState,
 )
-from tests.scripted_server import ScriptedServer, data, detail, error, failed, page, scripted_server, status, subtask
+from tests.scripted_server import (
+    Answer,
+    ScriptedServer,
+    data,
+    detail,
+    error,
+    failed,
+    page,
+    scripted_server,
+    status,
+    subtask,
+)
 
 PREFIX = "/api/v2/tasks"
 PLAN = {"fragments": [], "mermaid": "flowchart"}
@@ -238,22 +249,43 @@ def test_a_log_is_read_to_its_end_however_long(scripted: ScriptedServer, server:
 
 
 def test_a_subtask_is_found_by_its_key_once(scripted: ScriptedServer, server: TaskServer) -> None:
-    scripted.answers(
-        data(detail(keys=["a", "mount[0]"])), data(subtask("mount[0]", id_=71)), data(subtask("mount[0]", id_=71))
-    )
+    found = subtask("mount[0]", id_=71)
+    scripted.answers(data({"contents": [found]}), data(found), data(found))
     mount = server.task(7).subtask("mount[0]")
 
     mount.detail()
     mount.detail()
 
     paths = [one.path.removeprefix(PREFIX) for one in scripted.asked]
-    assert paths == ["/instances/7", "/instances/7/subtasks/71", "/instances/7/subtasks/71"]
+    assert paths == ["/instances/7/subtasks", "/instances/7/subtasks/71", "/instances/7/subtasks/71"]
+    assert scripted.asked[0].query == {"key": "mount[0]"}
+
+
+@pytest.mark.parametrize("refusal", [error(404, 20000, "no such path"), error(405, 10001, "no such method")])
+def test_a_server_that_cannot_look_keys_up_is_asked_for_the_detail(
+    scripted: ScriptedServer, server: TaskServer, refusal: Answer
+) -> None:
+    scripted.answers(refusal, data(detail(keys=["a", "mount[0]"])), data(subtask("mount[0]", id_=71)))
+
+    server.task(7).subtask("mount[0]").detail()
+
+    paths = [one.path.removeprefix(PREFIX) for one in scripted.asked]
+    assert paths == ["/instances/7/subtasks", "/instances/7", "/instances/7/subtasks/71"]
+
+
+def test_a_refusal_of_the_lookup_is_told_as_it_is(scripted: ScriptedServer, server: TaskServer) -> None:
+    scripted.answers(error(403, 30014, "the reason"))
+
+    with pytest.raises(Forbidden, match="the reason"):
+        server.task(7).subtask("a").detail()
+
+    assert len(scripted.asked) == 1
 
 
 def test_digits_are_an_id_or_else_a_key(scripted: ScriptedServer, server: TaskServer) -> None:
     scripted.answers(
         error(404, 20000, "no such subtask"),
-        data(detail(keys=["12"])),
+        data({"contents": [subtask("12")]}),
         data(subtask("12")),
         data(subtask(id_=13)),
         data(subtask(id_=13)),
@@ -266,7 +298,7 @@ def test_digits_are_an_id_or_else_a_key(scripted: ScriptedServer, server: TaskSe
 
 
 def test_an_unknown_key_is_not_found_and_named(scripted: ScriptedServer, server: TaskServer) -> None:
-    scripted.answers(data(detail()))
+    scripted.answers(data({"contents": []}))
 
     with pytest.raises(NotFound, match="task 7 has no subtask 'b'") as refused:
         server.task(7).subtask("b").log()

@@ -17,6 +17,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if service["image"] == "taskserver"]
 SECRETS = {"POSTGRES_PASSWORD", "TASKSERVER_SECRET_KEY", "TASKSERVER_ADMIN_TOKEN", "TASKSERVER_FLOWER_AUTH"}
+OPTIONS = {"TASKSERVER_FLOWER_URL", "TASKSERVER_HANDLERS", "TASKSERVER_CALLBACK_HOSTS", "TASKSERVER_CALLBACK_KEY"}
 TAKEN = re.findall(r"\$\{(\w+)(:[?-])([^}]*)\}", TEXT)
 
 
@@ -27,7 +28,7 @@ def test_every_part_is_there() -> None:
 
 
 def test_every_secret_must_be_given_and_what_to_give_is_said() -> None:
-    assert {name for name, _, _ in TAKEN} == SECRETS | {"TASKSERVER_FLOWER_URL"}
+    assert {name for name, _, _ in TAKEN} == SECRETS | OPTIONS
     assert TEXT.count("${") == len(TAKEN)
     for name, otherwise, text in TAKEN:
         if name in SECRETS:
@@ -40,6 +41,8 @@ def test_no_secret_is_written_down() -> None:
         for name, value in service.get("environment", {}).items():
             if re.search("PASSWORD|SECRET|TOKEN|AUTH", name):
                 assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), name
+            if name.endswith("_KEY"):
+                assert re.fullmatch(r"\$\{\w+:(\?[^}]+|-)\}", value), name
     assert re.findall(r"://\w*:([^@/ ]*)@", re.sub(r"\$\{[^}]*\}", "GIVEN", TEXT)) == ["GIVEN"]
 
 
@@ -82,6 +85,31 @@ def test_flower_is_behind_a_login_and_knows_no_other_secret() -> None:
     assert not any(
         "TASKSERVER_FLOWER_AUTH" in SERVICES[name]["environment"] for name in ("server", "worker", "migrate")
     )
+
+
+def test_handlers_are_given_nothing_that_makes_tokens() -> None:
+    known = {name: set(SERVICES[name]["environment"]) for name in OURS}
+
+    assert known["migrate"] == {"TASKSERVER_DATABASE_URL"}
+    assert known["worker"] == {
+        f"TASKSERVER_{name}" for name in ("DATABASE_URL", "REDIS_URL", "HANDLERS", "CALLBACK_HOSTS", "CALLBACK_KEY")
+    }
+    assert [name for name in OURS if known[name] & {"TASKSERVER_SECRET_KEY", "TASKSERVER_ADMIN_TOKEN"}] == ["server"]
+
+
+def test_servers_and_workers_agree_where_callbacks_may_go() -> None:
+    hosts = {SERVICES[name]["environment"]["TASKSERVER_CALLBACK_HOSTS"] for name in ("server", "worker")}
+
+    assert hosts == {"${TASKSERVER_CALLBACK_HOSTS:-}"}
+
+
+def test_a_health_check_asks_for_what_the_service_is_given() -> None:
+    _, program, command, *options = SERVICES["worker"]["healthcheck"]["test"]
+
+    known = {one for parameter in get_command(app).commands[command].params for one in parameter.opts}
+
+    assert (program, options) == ("taskserver", ["--worker"])
+    assert set(options) <= known
 
 
 def test_servers_and_flower_agree_where_flower_is() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from schema.callback_hosts import CallbackHosts
 from schema.documents.definition import Definition, check_name, parse_definition
 from schema.errors import Invalid, InvalidArgument, InvalidGraph, SubError, TooLarge
+from schema.kinds import KindInfo
 from schema.limits import Limits
 from tests.unit.test_specification import json_values
 
@@ -18,6 +19,10 @@ HOSTS = CallbackHosts.parse(["hooks.example.org"])
 
 def subtask(key: str, *upstreams: str, **fields: Any) -> dict[str, Any]:
     return {"key": key, "kind": "builtin.noop", "upstreams": list(upstreams), **fields}
+
+
+def kinds(*names: str) -> dict[str, KindInfo]:
+    return {name: KindInfo(name) for name in names}
 
 
 def document(**fields: Any) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def test_a_whole_document_is_taken() -> None:
             "onDuplicate": "queue",
             "redact": ["password"],
         },
-        kinds={"builtin.noop"},
+        kinds=kinds("builtin.noop"),
         callback_hosts=HOSTS,
     )
 
@@ -124,7 +129,7 @@ def test_a_wrong_graph_or_reference_is_named_by_its_place(
 def test_an_unknown_kind_is_named_with_the_nearest_only_where_kinds_are_given() -> None:
     given = {"subtasks": [subtask("a", kind="builtin.nop")]}
 
-    error = refusal(given, kinds={"builtin.noop", "host.check"})
+    error = refusal(given, kinds=kinds("builtin.noop", "host.check"))
 
     assert isinstance(error, InvalidGraph)
     assert error.target == "/subtasks/0/kind"
@@ -149,6 +154,70 @@ def test_a_default_that_is_to_be_hidden_is_refused_because_viewers_read_definiti
     assert problem.field == "/arguments/db/password"
     assert "hunter2" not in str(problem)
     assert parse_definition(document(arguments={"password": None}, redact=["password"])).arguments == {"password": None}
+
+
+HIDDEN = ["password", "token"]
+
+
+@pytest.mark.parametrize(
+    ("members", "field"),
+    [
+        ({"arguments": {"password": "hunter2"}}, "/arguments/password"),
+        ({"arguments": {"db": [{"token": 5}]}}, "/arguments/db/0/token"),
+        ({"arguments": {"password": {"a": {"$arg": "/x"}, "b": "hunter2"}}}, "/arguments/password/b"),
+        ({"arguments": {"password": {"$literal": "hunter2"}}}, "/arguments/password/$literal"),
+        ({"arguments": {"x": {"$literal": {"token": {"$arg": "/x"}}}}}, "/arguments/x/$literal/token/$arg"),
+        ({"foreach": [{"password": "hunter2"}], "arguments": {"x": {"$item": "/password"}}}, "/foreach/0/password"),
+    ],
+)
+def test_a_value_that_is_to_be_hidden_is_refused_wherever_a_subtask_holds_it(
+    members: dict[str, Any], field: str
+) -> None:
+    problem = only_problem({"subtasks": [subtask("a", **members)], "redact": HIDDEN})
+
+    assert problem.field == "/subtasks/0" + field
+    assert problem.message.startswith("subtask 'a': is hidden in tasks by redact")
+    assert "hunter2" not in str(problem)
+    assert parse_definition({"subtasks": [subtask("a", **members)]}).subtasks
+
+
+def test_the_answer_of_a_signal_that_does_not_come_holds_no_hidden_value_either() -> None:
+    waiting = {"key": "a", "waitFor": "approval", "deadlineSeconds": 5, "default": {"payload": {"token": "t"}}}
+
+    assert only_problem({"subtasks": [waiting], "redact": HIDDEN}).field == "/subtasks/0/default/payload/token"
+
+
+def test_references_and_null_may_stand_under_a_hidden_name() -> None:
+    taken = {
+        "password": {"$arg": "/password"},
+        "token": {"value": {"$from": "b", "path": "/token"}, "none": None},
+        "path": {"$from": "b", "path": "/x"},
+    }
+
+    definition = parse_definition(
+        {"subtasks": [subtask("a", "b", arguments=taken), subtask("b")], "redact": [*HIDDEN, "path", "$arg"]}
+    )
+
+    assert (definition.subtasks or ())[0].arguments == taken
+
+
+def test_a_constant_argument_is_checked_where_kinds_are_given() -> None:
+    takes = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["m"]}
+    given = {"subtasks": [subtask("a"), subtask("b", arguments={"n": "x"})]}
+
+    error = refusal(given, kinds={"builtin.noop": KindInfo("builtin.noop", takes)})
+
+    assert isinstance(error, InvalidArgument)
+    assert {one.field for one in error.sub_errors} == {
+        "/subtasks/0/arguments/m",
+        "/subtasks/1/arguments/m",
+        "/subtasks/1/arguments/n",
+    }
+    assert parse_definition(given).subtasks
+
+
+def test_more_names_to_hide_than_a_list_can_show_are_refused() -> None:
+    assert "at most 100 elements" in only_problem(document(redact=[f"n{n}" for n in range(101)])).message
 
 
 def test_limits_are_those_of_a_submission() -> None:
@@ -176,7 +245,7 @@ def test_what_is_no_name_is_refused_with_words_that_can_be_encoded(name: object)
 @given(json_values, st.sampled_from(sorted(field.alias or "" for field in Definition.model_fields.values())))
 def test_any_value_in_any_field_is_taken_or_refused_with_words_that_can_be_encoded(value: object, field: str) -> None:
     try:
-        parse_definition(document(**{field: value}), kinds={"builtin.noop"}, callback_hosts=HOSTS)
+        parse_definition(document(**{field: value}), kinds=kinds("builtin.noop"), callback_hosts=HOSTS)
     except Invalid as error:
         told = [error.message, *((p.field, p.message, p.rejected_value) for p in error.sub_errors)]
         assert json.dumps(told, ensure_ascii=False, allow_nan=False).encode()

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from schema.errors import InvalidArgument
 from schema.settings import Settings
 from taskserver import flower_part as module
-from taskserver.flower_part import choose_port, flower_part
+from taskserver.flower_part import address_of, choose_port, flower_part
 from taskserver.server import AddressInUse
 from taskserver.supervision.part import Backoff
 
@@ -47,6 +47,22 @@ def test_a_given_port_that_is_taken_is_refused_by_its_name(taken: int) -> None:
     for but in (0, taken):
         with pytest.raises(AddressInUse, match=f"Flower cannot listen on {HOST}:{taken}: choose another --flower-port"):
             choose_port(HOST, taken, but=but)
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("0::0", "[::1]"),
+        ("fd00::7", "[fd00::7]"),
+        ("10.0.0.7", "10.0.0.7"),
+        ("ops.example", "ops.example"),
+    ],
+)
+def test_its_address_is_one_by_which_one_gets_there(host: str, found: str) -> None:
+    assert address_of(host, 5555) == f"http://{found}:5555"
 
 
 def test_of_the_settings_it_is_given_no_secret_but_its_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

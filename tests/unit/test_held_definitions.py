@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from schema.errors import InvalidArgument, InvalidGraph
+from schema.kinds import KindInfo
 from schema.settings import Settings
 from workers.registry import Registry
 
 SUBTASKS = [{"key": "a", "kind": "builtin.noop", "upstreams": ()}]
-KINDS = {"builtin.noop"}
+TAKES_PORT = {"type": "object", "properties": {"port": {"type": "integer"}}}
+KINDS = {"builtin.noop": KindInfo("builtin.noop"), "host.check": KindInfo("host.check", TAKES_PORT)}
 SETTINGS = Settings(_env_file=None)
 
 
@@ -77,6 +79,25 @@ def test_a_wrong_document_is_told_with_definition_module_line_and_place(registry
         caught.value.message,
     )
     assert caught.value.target == "/subtasks/1/kind"
+
+
+@pytest.mark.parametrize(
+    ("members", "place"),
+    [
+        ({"kind": "host.check", "arguments": {"port": "ssh"}}, "/subtasks/0/arguments/port"),
+        ({"kind": "builtin.noop", "arguments": {"password": "hunter2"}}, "/subtasks/0/arguments/password"),
+    ],
+)
+def test_what_a_put_would_refuse_in_arguments_is_refused_in_a_module(
+    registry: Registry, members: dict[str, Any], place: str
+) -> None:
+    registry.definition("wrong", subtasks=[{"key": "a", **members}], redact=["password"])
+    (held,) = registry.definitions()
+
+    with pytest.raises(InvalidArgument, match=rf"'wrong' of .*test_held_definitions\.py:\d+\): {place}: ") as caught:
+        held.check(SETTINGS, KINDS)
+    assert caught.value.target == place
+    assert "hunter2" not in caught.value.message
 
 
 def test_a_misspelt_member_is_told_with_the_one_that_is_meant(registry: Registry) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from schema.errors import InvalidArgument
-from taskserver.idempotency import check_key, idempotent_call
+from schema.idempotency_keys import check_key
+from taskserver.idempotency import idempotent_call
 
 
 def digest(document: object) -> bytes:
@@ -26,6 +27,20 @@ def test_anything_else_is_no_key(key: str) -> None:
         check_key(key)
 
     assert caught.value.target == "Idempotency-Key"
+
+
+@pytest.mark.parametrize("key", [" k", "k ", " "])
+def test_a_blank_at_an_edge_is_no_part_of_a_key(key: str) -> None:
+    with pytest.raises(InvalidArgument, match="begins or ends with a blank") as caught:
+        check_key(key)
+
+    assert caught.value.target == "Idempotency-Key"
+
+
+@pytest.mark.parametrize("key", [7, b"k", True, ["k"]])
+def test_what_is_no_text_is_no_key(key: object) -> None:
+    with pytest.raises(InvalidArgument, match="1 to 255 printable ASCII characters"):
+        check_key(key)
 
 
 def test_without_a_key_there_is_no_call() -> None:

@@ -93,6 +93,20 @@ def test_a_message_is_short_and_storable() -> None:
     assert len(message) == MAX_MESSAGE_LENGTH
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ValueError("no room"), "no room"),
+        (UnicodeError("连接失败"), "UnicodeError: 连接失败"),
+        (TimedOut("late"), "late"),
+    ],
+)
+def test_a_message_of_one_word_comes_after_its_type(error: BaseException, message: str) -> None:
+    assert error_message(error) == message
+
+
 def test_an_error_without_a_message_is_named() -> None:
     assert error_message(ValueError()) == "ValueError"
 

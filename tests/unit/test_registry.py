@@ -192,3 +192,45 @@ def test_a_module_that_fails_is_named_with_the_cause(
 def test_a_module_that_is_not_there_says_where_to_look(name: str) -> None:
     with pytest.raises(InvalidArgument, match=rf"'{name}' is not found: check TASKSERVER_HANDLERS"):
         load_handlers([name])
+
+
+@pytest.mark.parametrize("name", ["json", "handlers_without_any", "handlers_directory"])
+def test_a_module_that_registers_nothing_is_named_with_its_file(modules: Path, name: str) -> None:
+    (modules / "handlers_without_any.py").write_text("x = 1")
+    (modules / "handlers_directory").mkdir()
+
+    with pytest.raises(InvalidArgument, match=rf"'{name}' \(/.*{name}.*\) registers nothing"):
+        load_handlers([name])
+
+
+def test_a_module_built_into_python_registers_nothing() -> None:
+    with pytest.raises(InvalidArgument, match=r"'time' \(built into Python\) registers nothing"):
+        load_handlers(["time"])
+
+
+def test_a_module_that_another_one_has_imported_may_be_named_too(modules: Path) -> None:
+    source = "from workers import subtask\n@subtask('loaded.below')\ndef run(): ...\n"
+    (modules / "handlers_below.py").write_text(source)
+    (modules / "handlers_between.py").write_text("import handlers_below")
+    (modules / "handlers_above.py").write_text("import handlers_between")
+    named = ["handlers_above", "handlers_between", "handlers_below"]
+
+    first, again = load_handlers(named), load_handlers(["handlers_below"])
+
+    assert first.find("loaded.below") is again.find("loaded.below")
+
+
+def test_the_current_directory_is_looked_at_first_for_handlers_and_last_afterwards(
+    modules: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path_factory.mktemp("here")
+    (modules / "handlers_of_that_name.py").write_text("raise SystemError('the wrong one')")
+    source = "from workers import subtask\n@subtask('loaded.from_here')\ndef run(): ...\n"
+    (here / "handlers_of_that_name.py").write_text(source)
+    monkeypatch.chdir(here)
+    before = list(sys.path)
+
+    registry = load_handlers(["handlers_of_that_name"])
+
+    assert registry.find("loaded.from_here").kind == "loaded.from_here"
+    assert sys.path == [*before, str(here)]

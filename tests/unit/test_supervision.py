@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from taskserver.supervision.identity import PidRecord, ProcessIdentity
-from taskserver.supervision.part import Backoff, Part, PartDidNotStart
+from taskserver.supervision.part import Backoff, Part, PartDidNotStart, PartRefused
 from taskserver.supervision.supervisor import Supervisor, interrupted_by_signals
 
 QUICK = Backoff(first_seconds=0.01, cap_seconds=0.05)
@@ -128,6 +128,28 @@ def test_a_part_whose_program_is_missing_is_reported_with_its_name(tmp_path: Pat
 
     with pytest.raises(PartDidNotStart, match="/no/such/program"):
         supervisor.start(missing)
+
+
+def test_a_part_that_refuses_its_first_start_is_not_started_again(tmp_path: Path, supervisor: Supervisor) -> None:
+    script = f"echo x >> {tmp_path}/starts; echo noise; echo 'error: the module is wrong'; exit {os.EX_CONFIG}"
+
+    with pytest.raises(PartRefused, match=r"^the module is wrong$"):
+        supervisor.start(part(tmp_path, script, is_ready=lambda: False))
+    with pytest.raises(PartRefused, match=r"^the module is wrong$"):  # also where another part is waited for
+        supervisor.start(part(tmp_path, "sleep 60", "second", is_ready=lambda: False))
+
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_a_part_that_was_ready_is_started_again_also_when_it_refuses_later(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    script = f"echo x >> {tmp_path}/starts; while [ ! -e {tmp_path}/end ]; do sleep 0.01; done; exit {os.EX_CONFIG}"
+    supervisor.start(part(tmp_path, script, is_ready=(tmp_path / "starts").exists))
+
+    (tmp_path / "end").touch()
+
+    eventually(lambda: len((tmp_path / "starts").read_text()) >= 6)
 
 
 def test_a_part_that_never_answers_is_reported_after_its_time(tmp_path: Path, supervisor: Supervisor) -> None:

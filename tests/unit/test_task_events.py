@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 
 from schema.identity import SubtaskId, TaskId, subtask_hex
 from schema.inputs import TaskInfo
+from schema.redaction import MASK
 from schema.task_events import Event, Happening, Node, shown_value
 from schema.transitions.claims import Claimed
 from schema.transitions.records import Outcome, Recorded
@@ -20,6 +22,7 @@ from workers.attempt import Finished
 from workers.events import TaskEvents
 
 TASK = TaskInfo(id=TaskId(7), hex_id="ab" * 12 + "0" * 8, arguments={"password": "hunter2"})
+SECRETIVE = replace(TASK, redacts=True)
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
 NO_PROGRESS: Any = None  # nobody looks at it here
 NO_LOG: Any = None
@@ -104,10 +107,12 @@ def _recorded(*outcomes: Outcome, canceled: Sequence[Outcome] = ()) -> Recorded:
     return Recorded(ids, NO_PROGRESS, clean=clean, canceled=frozenset(one.id for one in canceled))
 
 
-def _run(told: TaskEvents, claimed: Claimed, verdict: Any = "SUCCESSFUL", **members: Any) -> None:
-    told.begun(TASK, claimed)
+def _run(
+    told: TaskEvents, claimed: Claimed, verdict: Any = "SUCCESSFUL", *, of: TaskInfo = TASK, **members: Any
+) -> None:
+    told.begun(of, claimed)
     outcome = _outcome(claimed, verdict, **members)
-    told.ended(TASK, [_finished(claimed, outcome)], _recorded(outcome))
+    told.ended(of, [_finished(claimed, outcome)], _recorded(outcome))
 
 
 def test_a_subtask_is_a_task_named_after_its_kind_with_the_task_as_root(audience: Audience, told: TaskEvents) -> None:
@@ -195,19 +200,42 @@ def test_what_somebody_else_recorded_is_told_as_it_is(audience: Audience, told: 
 def test_arguments_and_large_results_are_not_told(audience: Audience, told: TaskEvents) -> None:
     _run(told, _claimed(0), result={"token": "hunter2"})
     _run(told, _claimed(1), result=["hunter2"] * 3)
-    _run(told, _claimed(2), result="x" * 100_000)
+    _run(told, _claimed(2), result="hunter2")
     told.stop()
 
     assert "hunter2" not in str(audience.events)
-    assert [audience.task(n).result for n in (0, 1)] == ["{1 members}", "[3 elements]"]
-    assert len(str(audience.events)) < 10_000
+    assert [audience.task(n).result for n in range(3)] == ["{1 members}", "[3 elements]", "7 characters"]
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(None, "None"), (True, "True"), (8, "8"), ("ok", "'ok'"), ([], "[0 elements]")]
+    ("value", "shown"),
+    [(None, "None"), (True, "True"), (8, "8"), (0.5, "0.5"), ("ok", "2 characters"), ([], "[0 elements]")],
 )
-def test_short_results_are_shown(value: object, shown: str) -> None:
+def test_of_results_numbers_and_sizes_are_shown(value: object, shown: str) -> None:
     assert shown_value(value) == shown
+
+
+def test_a_long_number_is_cut() -> None:
+    assert len(shown_value(10**4000)) < 100
+
+
+@pytest.mark.parametrize("result", [4711, True, "hunter2", {"pin": 4711}])
+def test_of_a_task_that_hides_something_no_result_is_told(audience: Audience, told: TaskEvents, result: object) -> None:
+    _run(told, _claimed(), of=SECRETIVE, result=result)
+    told.stop()
+
+    assert (audience.task().state, audience.task().result) == ("SUCCESS", MASK)
+
+
+@pytest.mark.parametrize("verdict", ["FAILED", "RETRY"])
+def test_of_a_task_that_hides_something_an_error_is_told_by_its_type_alone(
+    audience: Audience, told: TaskEvents, verdict: str
+) -> None:
+    _run(told, _claimed(), verdict, of=SECRETIVE, error_message="no login with hunter2")
+    told.stop()
+
+    assert audience.task().exception == "ValueError"
+    assert "hunter2" not in str(audience.events)
 
 
 def test_nothing_is_noted_while_nobody_listens_and_an_end_is_told_to_who_came_later(

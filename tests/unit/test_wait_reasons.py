@@ -31,6 +31,7 @@ class Row:
     state: str = SubtaskState.PENDING
     operation: str = Operation.EXECUTE
     gate: str | None = None
+    attempt: int = 0
     scheduled_at: str | None = None
     queue: str = "default"
 
@@ -60,7 +61,7 @@ PENDING = Row()
 AGAIN = Row(operation=Operation.RETRY)
 UNDO = Row(operation=Operation.ROLLBACK)
 BEHIND = Row(operation=Operation.ROLLBACK, gate="downstreams")
-DELAYED = Row(scheduled_at=LATER.isoformat())
+DELAYED = Row(attempt=1, scheduled_at=LATER.isoformat())
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,7 @@ DELAYED = Row(scheduled_at=LATER.isoformat())
         (SUSPENDED, PENDING, [], "paused"),
         (SUSPENDED, PENDING, [5], "upstream"),
         (SUSPENDED, DELAYED, [], "paused"),
+        (RUNNING, replace(DELAYED, attempt=0), [], "no_worker"),
         (FAILING, PENDING, [], "task_failing"),
         (FAILING, AGAIN, [], "queued"),
         (FAILED, PENDING, [], "task_failing"),
@@ -93,7 +95,7 @@ DELAYED = Row(scheduled_at=LATER.isoformat())
         (UNDOING, UNDO, [], "queued"),
         (UNDOING, UNDO, [5], "queued"),
         (UNDOING, replace(UNDO, queue="gpu"), [], "no_worker"),
-        (UNDOING, replace(UNDO, scheduled_at=LATER.isoformat()), [], "retry"),
+        (UNDOING, replace(UNDO, attempt=1, scheduled_at=LATER.isoformat()), [], "retry"),
         (UNDOING, BEHIND, [7], "upstream"),
         (replace(SUSPENDED, undoing=True), UNDO, [], "paused"),
         (QUEUED, PENDING, [], "duplicate"),
@@ -177,6 +179,7 @@ rows = st.builds(
     state=st.sampled_from(list(SubtaskState)),
     operation=st.sampled_from(list(Operation)),
     gate=st.sampled_from([None, "when", "signal", "foreach", "downstreams", "undone"]),
+    attempt=st.sampled_from([0, 1]),
     scheduled_at=st.sampled_from([None, LATER.isoformat()]),
 )
 
