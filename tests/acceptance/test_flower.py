@@ -391,7 +391,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path)
 
     assert done.returncode == 1
     assert f"Flower cannot listen on 127.0.0.1:{port}" in done.stderr
-    assert not (tmp_path / ".taskserver").exists()
+    assert not (tmp_path / ".taskserver" / "postgres").exists()
 
 
 def test_flower_without_a_login_is_refused(watched: Dev, tmp_path: Path) -> None:
