@@ -126,8 +126,8 @@ def test_a_retry_that_waits_for_its_next_attempt_keeps_the_task(engine: Engine) 
     assert (task.column("state"), task.states()["a"]) == ("RUNNING", "PENDING")
 
 
-def test_a_retried_leaf_of_ten_thousand_runs_alone_with_what_follows_it(engine: Engine) -> None:
-    graph = {"root": ()} | {f"leaf{n}": ("root",) for n in range(9_998)} | {"after": ("leaf17",)}
+def test_a_retried_leaf_of_a_thousand_runs_alone_with_what_follows_it(engine: Engine) -> None:
+    graph = {"root": ()} | {f"leaf{n}": ("root",) for n in range(998)} | {"after": ("leaf17",)}
     task = make_task(engine, graph)
     task.run("root")
     leaves = [key for key in graph if key.startswith("leaf")]
@@ -143,7 +143,7 @@ def test_a_retried_leaf_of_ten_thousand_runs_alone_with_what_follows_it(engine: 
 
     assert task.column("state") == "SUCCESSFUL"
     runs = many(engine, "SELECT attempt, count(*) AS n FROM subtasks GROUP BY attempt ORDER BY attempt")
-    assert [(row["attempt"], row["n"]) for row in runs] == [(1, 9_999), (2, 1)]
+    assert [(row["attempt"], row["n"]) for row in runs] == [(1, 999), (2, 1)]
 
 
 def test_a_skip_frees_what_follows_and_leaves_no_result(engine: Engine) -> None:
