@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from schema.callback_hosts import CallbackHosts
 from schema.documents.argument_checks import ArgumentChecker
 from schema.documents.document import Document, check_raw
-from schema.documents.field_errors import in_words, note_field_errors
+from schema.documents.field_errors import in_words, validated
 from schema.documents.field_types import Concurrency, Description, DuplicatePolicy, HttpUrl, Key, Name, Seconds
 from schema.documents.problems import QUOTED_LENGTH, Problems, shortened
 from schema.documents.reference_checks import note_bad_graph, note_bad_references, note_unknown_kinds
@@ -129,12 +129,7 @@ def read_definition(document: object, *, limits: Limits = DEFAULT_LIMITS) -> Def
     """
     check_raw(document, limits=limits, whole=_WHOLE)
     problems = Problems(_WHOLE)
-    try:
-        definition = Definition.model_validate(document)
-    except ValidationError as error:
-        note_field_errors(error, problems, _KNOWN_FIELDS)
-        problems.raise_if_any()
-        raise  # unreachable as long as pydantic names at least one error
+    definition = validated(Definition, document, problems, _KNOWN_FIELDS)
     if definition.subtasks is None and definition.callback is None:
         problems.argument("", "needs subtasks or a callback: add one of them")
     for index, subtask in enumerate(definition.subtasks or ()):

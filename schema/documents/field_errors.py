@@ -2,15 +2,16 @@
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from schema.documents.problems import Problems
 from schema.pointers import join_pointer
 
 KnownFields = Callable[[tuple[str | int, ...]], Collection[str]]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 _WORDS = {
     "missing": "is required: add it",
@@ -40,7 +41,28 @@ _WORDS = {
 _MOMENT = "must be a time such as 2026-12-01T00:00:00Z"
 
 
-def note_field_errors(error: ValidationError, problems: Problems, known_fields: KnownFields) -> None:
+def validated(model: type[_Model], document: object, problems: Problems, known_fields: KnownFields) -> _Model:
+    """Return what the document says; each field that is wrong becomes a problem, and they are raised together.
+
+    Args:
+        model: What the document must be.
+        document: It.
+        problems: Those found until now.
+        known_fields: Names the fields that exist at a location.
+
+    Raises:
+        InvalidArgument: Fields are wrong; `sub_errors` names each.
+
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        _note_field_errors(error, problems, known_fields)
+        problems.raise_if_any()
+        raise  # unreachable as long as pydantic names at least one error
+
+
+def _note_field_errors(error: ValidationError, problems: Problems, known_fields: KnownFields) -> None:
     """Note each error of pydantic as a problem; `known_fields` names the fields that exist at a location."""
     for detail in error.errors(include_url=False):
         if problems.full:

@@ -7,10 +7,10 @@ definition or the kind fills in the default.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field
 
 from schema.documents.document import Document, check_raw
-from schema.documents.field_errors import note_field_errors
+from schema.documents.field_errors import validated
 from schema.documents.field_types import (
     BigInt,
     BusinessId,
@@ -88,12 +88,7 @@ def parse_submission(document: object, *, limits: Limits = DEFAULT_LIMITS) -> Su
     """
     check_raw(document, limits=limits, whole="the submission")
     problems = Problems()
-    try:
-        submission = Submission.model_validate(document)
-    except ValidationError as error:
-        note_field_errors(error, problems, _KNOWN_FIELDS)
-        problems.raise_if_any()
-        raise  # unreachable as long as pydantic names at least one error
+    submission = validated(Submission, document, problems, _KNOWN_FIELDS)
     _note_rule_breaks(submission, problems)
     problems.raise_if_any()
     return submission

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from schema.documents.field_errors import note_field_errors, unknown_name
+from schema.documents.field_errors import unknown_name, validated
 from schema.documents.field_types import Moment, TaskType
 from schema.documents.problems import Problems
 from schema.errors import InvalidArgument, SubError
@@ -165,13 +165,8 @@ class ListQuestion(BaseModel):
         problems = Problems()
         for name in document.keys() - known:
             problems.argument(f"/filter/{name}", unknown_name(name, known, sort="filter"), document[name])
-        try:
-            listed = {name: [one] if name in _LISTS and isinstance(one, str) else one for name, one in document.items()}
-            question = cls.model_validate(listed)
-        except ValidationError as error:
-            note_field_errors(error, problems, lambda _: known)
-            problems.raise_if_any()
-            raise  # unreachable as long as pydantic names at least one error
+        listed = {name: [one] if name in _LISTS and isinstance(one, str) else one for name, one in document.items()}
+        question = validated(cls, listed, problems, lambda _: known)
         problems.raise_if_any()
         return question
 

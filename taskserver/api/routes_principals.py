@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from schema.accounts import ACCOUNT_PATTERN, ACCOUNT_SPELLING, OWNER_ACCOUNT
-from schema.documents.field_errors import note_field_errors
+from schema.documents.field_errors import validated
 from schema.documents.problems import Problems
 from schema.errors import Forbidden
 from schema.main_api import PREFIX
@@ -102,13 +102,7 @@ def delete_principal(request: Request, principal: Admin, served: Served, verifie
 
 
 def _parse(document: object) -> NewPrincipal:
-    problems = Problems()
-    try:
-        return NewPrincipal.model_validate(document)
-    except ValidationError as error:
-        note_field_errors(error, problems, lambda _: list(NewPrincipal.model_fields))
-        problems.raise_if_any()
-        raise  # unreachable as long as pydantic names at least one error
+    return validated(NewPrincipal, document, Problems(), lambda _: list(NewPrincipal.model_fields))
 
 
 def _members(row: PrincipalRow) -> dict[str, object]:

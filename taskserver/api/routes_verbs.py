@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from schema.documents.field_errors import note_field_errors
+from schema.documents.field_errors import validated
 from schema.documents.problems import Problems
 from schema.errors import InvalidArgument
 from schema.identity import TaskId
@@ -90,13 +90,7 @@ class Asked:
 
         """
         document = parse_json(self.body) if self.body.strip() else {}
-        problems = Problems()
-        try:
-            return document, model.model_validate(document)
-        except ValidationError as error:
-            note_field_errors(error, problems, lambda _: list(model.model_fields))
-            problems.raise_if_any()
-            raise  # unreachable as long as pydantic names at least one error
+        return document, validated(model, document, Problems(), lambda _: list(model.model_fields))
 
     def operate(self, command: Command) -> None:
         """Use the verb."""
