@@ -26,14 +26,15 @@ from taskserver.api import (
     routes_verbs,
 )
 from taskserver.api.authentication import Authenticator
+from taskserver.api.dialect import Dialect, Dialects
 from taskserver.api.documentation import describe
-from taskserver.api.envelope import Tracing
 from taskserver.api.errors import add_error_handlers
 from taskserver.api.open_streams import OpenStreams
 from taskserver.api.routes_principals import NewPrincipal
 from taskserver.api.routes_verbs import BulkRetry, Verb
 from taskserver.api.services import Services
 from taskserver.api.submission_gate import SubmissionGate
+from taskserver.api.tracing import Tracing
 from taskserver.api.waiting import Watch
 from taskserver.principals import Tokens
 
@@ -54,6 +55,7 @@ _ROUTERS = (
     routes_principals.router,
     routes_documentation.router,
 )
+_DIALECTS: tuple[Dialect, ...] = ()
 
 
 class Api(FastAPI):
@@ -105,11 +107,13 @@ def create_app(
     )
     app.state.open_streams = OpenStreams(most=settings.max_streams, most_each=settings.max_streams_per_principal)
     app.state.authenticator = Authenticator(engine, Tokens.of(settings))
+    app.state.dialects = Dialects(_DIALECTS)
     add_error_handlers(app)
-    app.add_middleware(Tracing)
-    for router in _ROUTERS:
+    app.add_middleware(Tracing, dialects=app.state.dialects)
+    routers = (*_ROUTERS, *(one.router for one in _DIALECTS))
+    for router in routers:
         app.include_router(router)
-    app.state.calls = tuple(call for router in _ROUTERS for call in router.routes)
+    app.state.calls = tuple(call for router in routers for call in router.routes)
     return app
 
 

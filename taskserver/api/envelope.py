@@ -1,37 +1,23 @@
-"""OCP's envelope around every answer, the trace that an answer carries, and the outermost layer of the application.
-
-The outermost layer gives each request its trace and its start time, and turns what nobody expected into a 500 in the
-envelope: the caller learns the trace id, the log has the rest.
-"""
+"""OCP's envelope around every answer of the main API."""
 
 import json
-import re
-import secrets
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request, Response
 from pydantic import Field
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog import get_logger
-from structlog.contextvars import bound_contextvars
 
 from schema.errors import TaskserverError
+from taskserver.api.trace import Trace, trace_of
 from taskserver.projection import wire_time
 from taskserver.views.view import Moment, View
 
 T = TypeVar("T")
 
-_TRACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_STATE = "taskserver_trace"
 _JSON = "application/json"
-_log = get_logger("taskserver.api")
 
 
 class SubErrorView(View):
@@ -75,31 +61,6 @@ class ErrorEnvelope(_Envelope):
     """An answer that says what went wrong."""
 
     error: ErrorView
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What ties a request to its answer, its log lines and the task that it makes."""
-
-    id: str
-    traceparent: str | None
-    began: float
-
-    @classmethod
-    def of(cls, headers: Mapping[str, str]) -> "Trace":
-        """Take the caller's trace where it is well-formed, else begin one."""
-        given, parent = headers.get("x-trace-id", ""), headers.get("traceparent", "")
-        return cls(
-            id=given if _TRACE_ID.fullmatch(given) else secrets.token_hex(8),
-            traceparent=parent if _TRACEPARENT.fullmatch(parent) else None,
-            began=time.monotonic(),
-        )
-
-
-def trace_of(request: Request) -> Trace:
-    """Return the trace of a request."""
-    trace: Trace = request.scope[_STATE]
-    return trace
 
 
 def answer(
@@ -152,42 +113,3 @@ def _response(trace: Trace, member: str, *, status: int, headers: Mapping[str, s
 
 
 _SERVER = socket.gethostname()
-
-
-class Tracing:
-    """The outermost ASGI layer: a trace for each request, and an answer for what nobody expected."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and answer what nobody answered."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        trace = scope[_STATE] = Trace.of(Headers(scope=scope))
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = begun or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            with bound_contextvars(trace_id=trace.id):
-                await self._app(scope, receive, watched)
-        except Exception as error:
-            _log.exception("unexpected error", action="request", trace_id=trace.id, method=scope["method"])
-            if begun:
-                raise
-            await failure(trace, _unexpected(trace, error))(scope, receive, send)
-
-
-class InternalError(TaskserverError):
-    """Something that nobody expected."""
-
-
-def _unexpected(trace: Trace, cause: Exception) -> TaskserverError:
-    error = InternalError(f"unexpected error; the server's log tells more under trace {trace.id}")
-    error.__cause__ = cause
-    return error

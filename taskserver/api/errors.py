@@ -1,4 +1,4 @@
-"""Every error as an answer in the envelope: ours by their own status and code, the framework's by what they mean."""
+"""Every error as an answer in the envelope of its address: ours by their own status and code, the framework's by what they mean."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,8 @@ from schema.errors import (
     Unauthenticated,
     Unavailable,
 )
-from taskserver.api.envelope import failure, trace_of
+from taskserver.api.dialect import Dialects
+from taskserver.api.trace import trace_of
 
 _RETRY_SECONDS = "1"
 _LIMITED_SECONDS = "5"
@@ -51,7 +52,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, TaskserverError)
-    return failure(trace_of(request), error, _headers(error))
+    return _answer(request, error, _headers(error))
+
+
+def _answer(request: Request, error: TaskserverError, headers: Mapping[str, str]) -> Response:
+    dialects: Dialects = request.app.state.dialects
+    return dialects.failure(request.scope["path"], trace_of(request), error, headers)
 
 
 def _headers(error: TaskserverError) -> Mapping[str, str]:
@@ -88,7 +94,7 @@ def _http(request: Request, error: Exception) -> Response:
     if error.status_code == _NOT_ALLOWED:
         allowed = ", ".join(_allowed_methods(request))
         refused = MethodNotAllowed(f"{request.method} is not possible at {path}: use {allowed}", target=path)
-        return failure(trace_of(request), refused, {"Allow": allowed})
+        return _answer(request, refused, {"Allow": allowed})
     return _ours(request, BadRequest(printable(str(error.detail))))
 
 

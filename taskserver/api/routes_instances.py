@@ -11,10 +11,11 @@ from taskserver import planner
 from taskserver.api.authentication import Submitter, Viewer
 from taskserver.api.bodies import parse_json, read_body
 from taskserver.api.documentation import ERRORS, json_array_body, json_body
-from taskserver.api.envelope import Envelope, answer, trace_of
+from taskserver.api.envelope import Envelope, answer
 from taskserver.api.idempotency_header import IdempotencyKey
 from taskserver.api.parameters import TASK_PATH, ListQuery, TaskPathId
 from taskserver.api.services import Served, Services
+from taskserver.api.trace import trace_of
 from taskserver.api.unknown_parameters import refuse_unknown_parameters
 from taskserver.new_rows import Submitter as SubmittedBy
 from taskserver.plan_view import plan_document

@@ -17,10 +17,11 @@ from schema.transitions.orders import Order
 from taskserver.api.authentication import Manager
 from taskserver.api.bodies import parse_json, read_body
 from taskserver.api.documentation import ERRORS, json_body
-from taskserver.api.envelope import EmptyEnvelope, Envelope, answer, trace_of
+from taskserver.api.envelope import EmptyEnvelope, Envelope, answer
 from taskserver.api.idempotency_header import IdempotencyKey
 from taskserver.api.parameters import SUBTASK_PATH, TASK_PATH, ListQuestion, SubtaskPathId, TaskPathId
 from taskserver.api.services import Served, Services
+from taskserver.api.trace import trace_of
 from taskserver.control import Command, operate, retry_tasks
 from taskserver.idempotency import idempotent_call
 from taskserver.principals import Principal

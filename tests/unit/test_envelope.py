@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from schema.errors import InvalidArgument, SubError
 from schema.states import Operation, TaskState
 from taskserver.api.bodies import parse_json
-from taskserver.api.envelope import Trace, answer, failure
+from taskserver.api.envelope import answer, failure
+from taskserver.api.trace import Trace
 from taskserver.projection import Status, operation_of, states_of, status_of, time_of_epoch, wire_time
 from taskserver.views.health import Live
 from taskserver.views.tasks import Creator
