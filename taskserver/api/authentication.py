@@ -80,7 +80,7 @@ class Authenticator:
         for scheme in self._schemes:
             credential = scheme(request)
             if credential is not None:
-                return self._verified(credential)
+                return self.verified(credential)
         raise _refused("no credential came with the request: send Authorization: Bearer TOKEN")
 
     def forget(self, name: str) -> None:
@@ -88,7 +88,13 @@ class Authenticator:
         with self._lock:
             self._remembered.pop(name, None)
 
-    def _verified(self, credential: Credential) -> Principal:
+    def verified(self, credential: Credential) -> Principal:
+        """Return whose credential it is.
+
+        Raises:
+            Unauthenticated: Nobody's, or nobody's any more.
+
+        """
         # The token is checked before the database is asked, so that made-up tokens cost no query.
         name = self.tokens.owner(credential.token)
         if name is None or (credential.name is not None and credential.name != name):
