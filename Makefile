@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check fix test-unit test-integration test-acceptance bench lock clean
+.PHONY: help setup demo dev test check fix test-unit test-integration test-acceptance chaos bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ test-integration: $(VENV)/.installed-test ## Tests on a real PostgreSQL
 
 test-acceptance: $(VENV)/.installed-test ## Tests on the whole stack with real workers
 	$(BIN)/pytest tests/acceptance
+
+chaos: $(VENV)/.installed-test ## Kills and outages at length, and far more random histories than `make test` tries
+	$(BIN)/pytest -m chaos
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest tests/integration/test_transition_properties.py tests/unit/test_planner_properties.py
 
 bench: $(VENV)/.installed-test ## Measure against plain Celery on the same Redis
 	$(BIN)/python -m tests.bench

@@ -36,6 +36,7 @@ def test_a_dev_that_was_killed_starts_again_on_its_own_ports(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.chaos
 def test_a_killed_dev_that_cannot_start_again_leaves_nothing_running(dev: Dev, tmp_path: Path) -> None:
     with running_dev(tmp_path, "--concurrency", "1") as killed:
         pids = [killed.pid(part) for part in ("postgres", "redis", "server", "worker")]

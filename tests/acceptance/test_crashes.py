@@ -159,6 +159,7 @@ def test_a_worker_that_is_asked_to_end_finishes_or_hands_back_what_it_has(produc
     assert {one.outcome for task in [*tasks, gate] for one in product.attempts(task)} == {"SUCCESSFUL"}
 
 
+@pytest.mark.chaos
 def test_what_a_killed_server_has_acknowledged_settles(product: Running) -> None:
     acknowledged: list[int] = []
     lock = threading.Lock()

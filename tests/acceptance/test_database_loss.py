@@ -83,6 +83,7 @@ def test_what_runs_while_postgres_goes_away_is_recorded_when_it_is_back(
     assert len(ledger(tmp_path)) == 1
 
 
+@pytest.mark.chaos
 def test_an_outage_longer_than_the_silence_that_means_death_rescues_nobody(product: Running, tmp_path: Path) -> None:
     task = product.submit([_gate("a", tmp_path)])
     wait_for_runs(tmp_path, 1)
@@ -122,6 +123,7 @@ def test_pool_processes_that_begin_during_an_outage_run_work_after_it(product: R
     assert [one.attempt for one in product.attempts(task)] == [1] * SLOTS
 
 
+@pytest.mark.chaos
 def test_a_worker_that_begins_during_an_outage_runs_work_after_it(product: Running, tmp_path: Path) -> None:
     first = product.pid("worker")
     with _away(product):

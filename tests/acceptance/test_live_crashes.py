@@ -26,6 +26,7 @@ def server(product: Running) -> Iterator[TaskServer]:
         yield server
 
 
+@pytest.mark.chaos
 def test_a_followed_log_outlives_servers_that_are_killed(product: Running, server: TaskServer, tmp_path: Path) -> None:
     words = tmp_path / "words"
     words.mkdir()

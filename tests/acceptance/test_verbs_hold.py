@@ -15,7 +15,7 @@ from tests.invariants import assert_invariants
 SLOTS = 3
 GRACE_SECONDS = 1.0
 LOOK_SECONDS = 1.0
-WIDTH = 5_000
+WIDTH = 2_000
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,7 @@ def test_a_task_whose_last_subtask_ends_while_it_is_paused_is_settled(product: R
     assert refusal(product, task, "resume")["code"] == 20003
 
 
+@pytest.mark.chaos
 def test_a_paused_task_is_still_paused_after_a_kill_of_server_and_worker(product: Running, tmp_path: Path) -> None:
     task = product.submit([_gate("a", tmp_path), _gate("b", tmp_path, "a")])
     wait_for_runs(tmp_path, 1)
