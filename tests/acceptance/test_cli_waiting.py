@@ -130,10 +130,10 @@ def test_an_interrupt_before_the_answer_says_that_the_task_may_be_there(
         env = {"TASKSERVER_URL": url, "TASKSERVER_TOKEN": "t"}
         with started(dev, "submit", "--kind", "builtin.noop", *key, **env) as submitting:
             connection, _ = silent.accept()
-            connection.recv(1)
-            submitting.send_signal(signal.SIGINT)
-            out, err = submitting.communicate(timeout=COMMAND_SECONDS)
-            connection.close()
+            with connection:
+                connection.recv(1)
+                submitting.send_signal(signal.SIGINT)
+                out, err = submitting.communicate(timeout=COMMAND_SECONDS)
 
     assert submitting.returncode == 130
     assert out == ""
