@@ -1,7 +1,7 @@
 """The allow-list of hosts that callbacks may go to: checked when a task is submitted, and again before each delivery.
 
 Pure text and addresses; nothing is resolved here. A URL's host must stand in the list, word for word. What its name leads to
-must be a public address, unless the list names that very address (or `localhost`): a name that somebody else can point at the
+must be a public address, unless the list names that very address and port (or `localhost`): a name that somebody else can point at the
 inside of the network opens nothing.
 """
 
@@ -81,17 +81,20 @@ class CallbackHosts:
             raise InvalidArgument("a callback URL carries no user or password: deliveries are signed instead")
         port = _DEFAULT_PORTS[parts.scheme] if port is None else port
         netloc = f"{_bracketed(host)}:{port}"
-        allowed = self.ports.get(host, frozenset())
-        if allowed is not None and port not in allowed:
+        if not self._lists(host, port):
             raise InvalidArgument(f"callbacks to {netloc} are not allowed: an administrator can add it to {_SETTING}")
         return Target(parts.scheme, host, port, parts.path or "/", parts.query)
 
-    def allows_address(self, host: str, address: Address) -> bool:
-        """Tell whether a connection for this host of the list may be made to this address."""
+    def allows_address(self, host: str, address: Address, port: int) -> bool:
+        """Tell whether a connection for this host of the list may be made to this address and port."""
         inside = _inside(address)
-        if inside.is_global and not (inside.is_multicast or inside.is_reserved or _is_site_local(inside)):
+        if _is_public(inside) or (host == "localhost" and inside.is_loopback):
             return True
-        return str(address) in self.ports or str(inside) in self.ports or (host == "localhost" and inside.is_loopback)
+        return self._lists(str(address), port) or self._lists(str(inside), port)
+
+    def _lists(self, host: str, port: int) -> bool:
+        allowed = self.ports.get(host, frozenset())
+        return allowed is None or port in allowed
 
 
 def _split_entry(entry: str) -> tuple[str, int | None]:
@@ -119,8 +122,12 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _is_site_local(address: Address) -> bool:
-    return isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+def _is_public(address: Address) -> bool:
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        return not address.is_site_local
+    return not any(address in network for network in _NOT_PUBLIC)
 
 
 def _inside(address: Address) -> Address:
@@ -133,4 +140,6 @@ def _inside(address: Address) -> Address:
     return address
 
 
+# What Python takes for public: protocol assignments, where a cloud keeps its metadata, and the address of another cloud's host.
+_NOT_PUBLIC = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("168.63.129.16/32"))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

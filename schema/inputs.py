@@ -30,6 +30,8 @@ class TaskInfo:
     arguments: Mapping[str, object] = field(default_factory=dict)
     trace_id: str | None = None
     traceparent: str | None = None
+    header: Mapping[str, str] = field(default_factory=dict)  # what came with a callback task, to be sent again
+    callback: Mapping[str, object] | None = None  # of its definition: where its elements are posted to
     redacts: bool = False  # its definition hides values from who may see the task
 
 
@@ -40,6 +42,7 @@ REDACTS = """EXISTS (
 _TASK = text(
     f"""
 SELECT id, task_id AS hex_id, name, type, task_type, account, creator, instance_id, extra, argument, trace_id, traceparent,
+    coalesce(header, '{{}}') AS header, (SELECT f.summary -> 'callback' FROM task_definitions AS f WHERE f.id = t.definition_id) AS callback,
     {REDACTS} AS redacts
 FROM tasks AS t WHERE id = :task
 """  # noqa: S608 - a constant

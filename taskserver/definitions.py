@@ -1,4 +1,4 @@
-"""Fills a submission that names a definition with what the newest version of that definition says."""
+"""Finds the newest version of a definition, and fills a submission that names it with what it says."""
 
 from dataclasses import dataclass
 
@@ -39,12 +39,28 @@ class Resolver:
         name = submission.definition
         if name is None:
             return Resolved(submission)
-        if name not in self._read:
-            self._read[name] = self._newest(name)
-        version, definition = self._read[name]
+        version, definition = self.newest(name)
+        if not definition.subtasks:
+            raise InvalidGraph(
+                f"definition {name!r} has a callback and no subtasks, so that it takes data elements and no submission: "
+                "put it with subtasks, or submit subtasks of your own",
+                target="/definition",
+            )
         return Resolved(fill(submission, definition), version)
 
-    def _newest(self, name: str) -> tuple[int, Definition]:
+    def newest(self, name: str) -> tuple[int, Definition]:
+        """Return the newest version of a definition, with its id.
+
+        Raises:
+            InvalidGraph: the account has no such definition.
+            InvalidArgument: this version of the product cannot read the definition any more.
+            Unavailable: PostgreSQL is away.
+        """
+        if name not in self._read:
+            self._read[name] = self._load(name)
+        return self._read[name]
+
+    def _load(self, name: str) -> tuple[int, Definition]:
         newest = newest_version(self._connection, name, account=self._account)
         if newest is None:
             raise _unknown(name, closest_names(self._connection, name, account=self._account))
@@ -56,12 +72,6 @@ class Resolver:
                 target="/definition",
                 sub_errors=error.sub_errors,
             ) from error
-        if not definition.subtasks:
-            raise InvalidGraph(
-                f"definition {name!r} has a callback and no subtasks, so that it takes data elements and no submission: "
-                "put it with subtasks, or submit subtasks of your own",
-                target="/definition",
-            )
         return newest.id, definition
 
 

@@ -26,9 +26,11 @@ from schema.errors import Conflict, Unavailable
 from schema.listening import Listener
 from schema.migration import head_revision
 from schema.settings import Settings
+from schema.transitions.inserted import INSERTED_CHANNEL
 from schema.transitions.progress import STARTABLE_CHANNEL
 from taskserver.api.app import create_app
 from taskserver.api.http_connection import HttpConnection
+from taskserver.dispatcher.intake import Intake
 from taskserver.dispatcher.loop import Dispatcher
 from taskserver.principals import bootstrap_admin
 from taskserver.queries.health import database_revision
@@ -36,7 +38,7 @@ from taskserver.supervision.supervisor import interrupted_by_signals
 
 _SHUTDOWN_SECONDS = 5  # for requests under way
 _BACKLOG = 1024
-_DISPATCHER_POOL = 4  # its thread uses one or two, the rest is for /readyz
+_DISPATCHER_POOL = 5  # its thread uses one or two, the intake one, the rest is for /readyz
 # The dispatcher's thread waits for an answer after each short step. With the default of 5 ms it would get the interpreter back
 # only when a request that writes a large answer is done.
 _SWITCH_SECONDS = 0.0005
@@ -149,13 +151,17 @@ def _require_migrated(engine: Engine) -> None:
         )
 
 
-def _run(settings: Settings, engines: Engines, listener: socket.socket) -> None:
+def _run(settings: Settings, engines: Engines, bound: socket.socket) -> None:
     name = f"{socket.gethostname()}:{os.getpid()}"
     with ExitStack() as running:
         deaths = running.enter_context(_ended_by_dead_threads())
         redis = running.enter_context(make_redis(settings))
         dispatcher = Dispatcher(engines.dispatcher, make_celery(settings), redis, settings, name=name)
-        startable = Listener(settings.require_database(), {STARTABLE_CHANNEL: lambda _: dispatcher.wake()})
+        intake = Intake(engines.dispatcher, settings.limits)
+        listener = Listener(
+            settings.require_database(),
+            {STARTABLE_CHANNEL: lambda _: dispatcher.wake(), INSERTED_CHANNEL: lambda _: intake.wake()},
+        )
         app = create_app(
             settings,
             engines.api,
@@ -167,10 +173,12 @@ def _run(settings: Settings, engines: Engines, listener: socket.socket) -> None:
         sys.setswitchinterval(_SWITCH_SECONDS)
         dispatcher.start()
         running.callback(dispatcher.stop)
-        startable.start()
-        running.callback(startable.stop)
+        intake.start()
+        running.callback(intake.stop)
+        listener.start()
+        running.callback(listener.stop)
         try:
-            http_server(app).run(sockets=[listener])
+            http_server(app).run(sockets=[bound])
         finally:
             if deaths:
                 raise SystemExit(1)

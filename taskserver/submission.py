@@ -4,7 +4,7 @@ Nothing here touches the broker. A task that is committed will run, whatever die
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +31,9 @@ from taskserver.definitions import Resolved, Resolver, resolve
 from taskserver.expansion import expand
 from taskserver.idempotency import idempotent_call
 from taskserver.new_rows import Submitter, new_task
+from taskserver.queries.definitions import definition_name
+from taskserver.table_rows import NewTableRow, arguments_of, in_columns, submission_of
+from taskserver.table_tasks import TableTasks, no_template
 
 MAX_BATCH = 1000
 _T = TypeVar("_T")
@@ -38,6 +41,7 @@ _DEFAULT_USER = "application"
 _MAX_USER = 128
 _SUBMIT = "submit"
 _SUBMIT_BATCH = "submit a batch"
+_SUBMIT_ROW = "submit a row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,24 @@ def prepare_batch(
     return Prepared(_claims(submissions, submitter.account, call), steps)
 
 
+def prepare_row(
+    row: NewTableRow, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
+) -> Prepared:
+    """Return what stores the task that a row of the published table asks for; its errors name columns.
+
+    Raises:
+        InvalidArgument, TooLarge: The row is wrong. `Prepared.store` tells whether the definition is.
+
+    """
+    arguments_of(row.argument, limits)
+    call = idempotent_call(idempotency_key, account=submitter.account, scope=_SUBMIT_ROW, document=asdict(row))
+
+    def steps(connection: Connection) -> list[Stored]:
+        return _once(connection, call, partial(_store_row, connection, row, submitter, limits))
+
+    return Prepared(_claims([], submitter.account, call), steps)
+
+
 def submit_document(
     engine: Engine, document: object, submitter: Submitter, *, limits: Limits, idempotency_key: str | None = None
 ) -> Stored:
@@ -230,6 +252,18 @@ def _store_one(connection: AnyConnection, submission: Submission, submitter: Sub
     resolved = resolve(connection, submission, submitter.account, limits=limits)
     kinds = load_kinds(connection, _kinds_of(resolved.submission))
     return [_store(connection, resolved, submitter, kinds, limits)]
+
+
+def _store_row(connection: Connection, row: NewTableRow, submitter: Submitter, limits: Limits) -> list[Stored]:
+    definition = definition_name(connection, row.template_id, account=submitter.account)
+    if definition is None:
+        raise no_template(row.template_id, submitter.account)
+    try:
+        asked = submission_of(row.argument, definition, limits, **row.business_ids)
+        new = TableTasks(connection, limits=limits).make(asked, row.argument, submitter)
+    except Invalid as error:
+        raise in_columns(error) from error
+    return [Stored(creation.create_task(connection, new), is_new=True)]
 
 
 def _store_all(

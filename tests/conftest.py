@@ -22,7 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 _ACCEPTANCE = "tests/acceptance/"
 _USERS = tuple(
-    f"test_{one}" for one in ("cli", "definitions", "demo", "doctor", "flower", "live", "readme", "submitting")
+    f"test_{one}" for one in ("cli", "definitions", "demo", "doctor", "flower", "live", "ocp", "readme", "submitting")
 )
 # Nothing here outlives the run, and no table lives long enough to need a vacuum.
 _POSTGRES = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}

@@ -1,27 +1,25 @@
 """The one sender of callbacks: signed POSTs to hosts of the allow-list, and to nowhere else.
 
-The name is resolved once, by the connection itself, and the connection goes to an address that was checked: what the name
-says a moment later does not matter. No redirect is followed, no proxy of the environment is used, the whole exchange has one
-deadline, and of the answer only the beginning is read.
+Its connections go to checked addresses (`callback_connection`). No redirect is followed, no proxy of the environment is used,
+the whole exchange has one deadline, and of the answer only the beginning is read.
 """
 
 import hashlib
 import hmac
-import ipaddress
 import json
 import re
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from socket import SOCK_STREAM, gaierror, getaddrinfo
 from typing import Any
 
 import httpcore
 
 from schema.callback_hosts import CallbackHosts, Target
 from schema.errors import InvalidArgument
+from workers.callback_connection import AddressRefused, CheckedBackend
 from workers.environment import worker_settings
 
 MAX_RESPONSE_BYTES = 64 * 1024
@@ -54,6 +52,10 @@ class CallbackFailed(Exception):
     """The callback was not delivered, or the receiver did not accept it."""
 
 
+class NotDelivered(CallbackFailed):
+    """There was no answer; the same callback may be answered later."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the receiver said; `is_cut` when it said more than is read."""
@@ -69,6 +71,10 @@ def sign(key: bytes, *, timestamp: str, delivery: str, body: bytes) -> str:
     return "sha256=" + hmac.digest(key, message, hashlib.sha256).hex()
 
 
+def _nobody_stops() -> None:
+    """Do nothing: the exchange goes on to its end or its deadline."""
+
+
 class CallbackSender:
     """Sends callbacks for one installation."""
 
@@ -78,7 +84,15 @@ class CallbackSender:
         self._tls = ssl.create_default_context()
 
     def send(
-        self, url: str, payload: Any, *, delivery: str, timeout_seconds: float, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        payload: Any,
+        *,
+        delivery: str,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+        most_bytes: int = MAX_RESPONSE_BYTES,
+        watch: Callable[[], None] = _nobody_stops,
     ) -> Answer:
         """POST the payload as JSON, and return the answer, whatever its status.
 
@@ -88,26 +102,31 @@ class CallbackSender:
             delivery: The id by which the receiver recognises a repetition.
             timeout_seconds: For the whole exchange.
             headers: More headers; those that the sender writes itself, or that carry credentials, are refused.
+            most_bytes: How much of the answer is read.
+            watch: Raises when the exchange is to be given up; called every so often while it waits.
 
         Raises:
             InvalidArgument: The URL may not be called, or a header may not be sent.
-            CallbackFailed: There was no answer.
+            CallbackFailed: The host's name leads to where callbacks must not go.
+            NotDelivered: There was no answer.
 
         """
         target = self._hosts.check_url(url)
         body = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         all_headers = _checked(headers or {}) + self._own_headers(body, delivery)
-        backend = _CheckedBackend(self._hosts, deadline=time.monotonic() + timeout_seconds)
+        backend = CheckedBackend(self._hosts, deadline=time.monotonic() + timeout_seconds, watch=watch)
         try:
             with (
                 httpcore.ConnectionPool(ssl_context=self._tls, network_backend=backend) as pool,
                 pool.stream("POST", _url(target), headers=all_headers, content=body) as response,
             ):
-                received, is_cut = _beginning(response.iter_stream())
+                received, is_cut = _beginning(response.iter_stream(), most_bytes)
                 return Answer(response.status, received, is_cut)
+        except AddressRefused as error:
+            raise CallbackFailed(f"POST {target.shown} is not sent: {error}") from error
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
             reason = str(error) or type(error).__name__
-            raise CallbackFailed(f"POST {target.shown} failed: {reason}") from error
+            raise NotDelivered(f"POST {target.shown} failed: {reason}") from error
 
     def _own_headers(self, body: bytes, delivery: str) -> list[tuple[str, str]]:
         timestamp = str(int(time.time()))
@@ -142,89 +161,10 @@ def _checked(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     return list(headers.items())
 
 
-def _beginning(chunks: Iterable[bytes]) -> tuple[bytes, bool]:
+def _beginning(chunks: Iterable[bytes], most: int) -> tuple[bytes, bool]:
     received = bytearray()
     for chunk in chunks:
         received += chunk
-        if len(received) > MAX_RESPONSE_BYTES:
-            return bytes(received[:MAX_RESPONSE_BYTES]), True
+        if len(received) > most:
+            return bytes(received[:most]), True
     return bytes(received), False
-
-
-class _CheckedBackend(httpcore.NetworkBackend):
-    """Connects to checked addresses only, under one deadline for everything."""
-
-    def __init__(self, hosts: CallbackHosts, *, deadline: float) -> None:
-        self._hosts = hosts
-        self._deadline = deadline
-        self._sockets = httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ARG002 - there is one deadline
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
-        for address in self._addresses(host, port):
-            try:
-                stream = self._sockets.connect_tcp(
-                    address, port, _remaining(self._deadline), local_address, socket_options
-                )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-            else:
-                return _DeadlineStream(stream, self._deadline)
-        raise failure or httpcore.ConnectError(f"{host} has no address")
-
-    def _addresses(self, host: str, port: int) -> list[str]:
-        try:
-            found = getaddrinfo(host, port, type=SOCK_STREAM)
-        except (gaierror, UnicodeError) as error:
-            raise httpcore.ConnectError(f"{host} cannot be resolved: {error}") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
-        allowed = [one for one in addresses if self._hosts.allows_address(host, ipaddress.ip_address(one))]
-        if addresses and not allowed:
-            raise httpcore.ConnectError(
-                f"{host} leads to {', '.join(addresses)}, inside the network: if that is meant, an administrator can add the "
-                "address to TASKSERVER_CALLBACK_HOSTS"
-            )
-        return allowed
-
-
-class _DeadlineStream(httpcore.NetworkStream):
-    """A connection whose every wait ends at the deadline, however slowly the other side talks."""
-
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
-        self._stream = stream
-        self._deadline = deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        return self._stream.read(max_bytes, _remaining(self._deadline))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        self._stream.write(buffer, _remaining(self._deadline))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ARG002
-    ) -> httpcore.NetworkStream:
-        stream = self._stream.start_tls(ssl_context, server_hostname, _remaining(self._deadline))
-        return _DeadlineStream(stream, self._deadline)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-def _remaining(deadline: float) -> float:
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise httpcore.ReadTimeout("the time for the whole exchange is up")
-    return remaining

@@ -45,6 +45,15 @@ class ResultTooLarge(Exception):
     """What the handler returned takes more bytes than a result may."""
 
 
+class Refused(Exception):
+    """Whoever was asked to do the work answered that it does not; the answer stays with the attempt."""
+
+    def __init__(self, message: str, answer: object = None) -> None:
+        """Say why, and give the answer as JSON has it: storable, and no larger than a result may be."""
+        super().__init__(message)
+        self.answer = answer
+
+
 _WORDS: dict[type[BaseException], str] = {
     Cancelled: "cancelled",
     TimedOut: "timeout",
@@ -52,6 +61,7 @@ _WORDS: dict[type[BaseException], str] = {
     BadArgument: "bad_argument",
     BadResult: "bad_result",
     ResultTooLarge: "result_too_large",
+    Refused: "refused",
 }
 
 

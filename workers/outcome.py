@@ -10,7 +10,7 @@ from datetime import datetime
 from schema.backoff import backoff_delay
 from schema.identity import SubtaskId
 from schema.transitions.records import Outcome
-from workers.failures import ResultTooLarge, error_message, error_type
+from workers.failures import Refused, ResultTooLarge, error_message, error_type
 from workers.retry import Retryable
 
 
@@ -82,6 +82,7 @@ def _unsuccessful(attempt: Attempt, raised: Raised, *, delay_seconds: float | No
         "FAILED" if delay_seconds is None else "RETRY",
         attempt.started_at,
         attempt.finished_at,
+        result=raised.error.answer if isinstance(raised.error, Refused) else None,
         delay_seconds=delay_seconds,
         error_type=error_type(raised.error),
         error_message=error_message(raised.error),

@@ -49,12 +49,20 @@ def _callback_url(text: str) -> str:
 
 
 class Callback(Document):
-    """Where the elements of a task of this type are posted to: `url` + `path`."""
+    """Where the elements of a task of this type are posted to: `url` + `path`.
+
+    `retry` counts all attempts, as it does at the interface that it comes from: 3 makes at most three, 0 and 1 make one.
+    """
 
     url: Annotated[HttpUrl, AfterValidator(_callback_url)]
     path: Annotated[str, Field(max_length=2048), AfterValidator(_callback_path)] = ""
     retry: Annotated[int, Field(ge=0, le=999)] | None = None
     timeout_seconds: Seconds | None = None
+
+    @property
+    def attempts(self) -> int:
+        """How often an element is posted at most, without an answer."""
+        return max(1, self.retry or 1)
 
 
 class Definition(Document):

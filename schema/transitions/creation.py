@@ -42,13 +42,17 @@ class NewSubtask:
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """One task to store. `arguments` is stored as JSON text; `start_at` in the future holds everything back until then."""
+    """One task to store; `start_at` in the future holds everything back until then.
+
+    `arguments` is stored as JSON text: as `argument_text` where the submitter gave them as a text of that meaning.
+    """
 
     name: str
     account: str
     creator: str
     subtasks: Sequence[NewSubtask]
     arguments: dict[str, Any] = field(default_factory=dict)
+    argument_text: str | None = None
     type: str = "MANUAL"
     task_type: str = "inline"
     definition_id: int | None = None
@@ -71,18 +75,25 @@ class NewTask:
     callback_url: str | None = None
     deadline_seconds: float | None = None
     start_at: datetime | None = None
+    header: dict[str, str] | None = None
     trace_id: str | None = None
     traceparent: str | None = None
 
+    @property
+    def argument(self) -> str:
+        """The JSON text to store."""
+        return json.dumps(self.arguments) if self.argument_text is None else self.argument_text
 
-_COPIED = [one.name for one in fields(NewTask) if one.name not in {"subtasks", "arguments", "duplicate_key"}]
+
+_MADE = {"subtasks", "arguments", "argument_text", "duplicate_key"}
+_COPIED = [one.name for one in fields(NewTask) if one.name not in _MADE]
 _COLUMNS = f"{', '.join(_COPIED)}, argument, subtask_count, deadline_at"
 _VALUES = (
     f"{', '.join(f'new.{name}' for name in _COPIED)}, new.argument, new.subtask_count,"
     " greatest(now(), new.start_at) + new.deadline_seconds * interval '1 second'"
 )
 _NEW = "json_populate_record(NULL::tasks, CAST(:row AS json)) AS new"
-_IDS = "SELECT id, ARRAY(SELECT nextval('subtask_ids') FROM generate_series(1, subtask_count)) AS ids FROM task"
+SUBTASK_IDS = "SELECT id, ARRAY(SELECT nextval('subtask_ids') FROM generate_series(1, subtask_count)) AS ids FROM task"
 # Who waits for the key comes first, even in the moment in which nobody holds it.
 _HOLD = text(
     f"""
@@ -92,7 +103,7 @@ WITH task AS (
     ON CONFLICT (duplicate_key) WHERE duplicate_key IS NOT NULL DO NOTHING
     RETURNING id, subtask_count
 )
-{_IDS}
+{SUBTASK_IDS}
 """
 )
 _AHEAD = """
@@ -106,7 +117,7 @@ WITH task AS (
     FROM {_NEW}, ({_AHEAD}) AS ahead WHERE ahead.id IS NOT NULL
     RETURNING id, subtask_count
 )
-{_IDS}
+{SUBTASK_IDS}
 """
 )
 _HOLDER = text(_AHEAD)
@@ -160,17 +171,19 @@ def create_task(connection: AnyConnection, task: NewTask) -> TaskId:
 
     """
     task_id, ids = _insert_task(connection, task)
+    fetch_together(connection, subtask_requests(task_id, ids, task))
+    return task_id
+
+
+def subtask_requests(task_id: TaskId, ids: Sequence[int], task: NewTask) -> list[Request]:
+    """Return what stores the subtasks of a task whose row is there, and opens it."""
     startable = sum(not one.upstreams for one in task.subtasks)
     counters = {"task": task_id, "count": len(ids), "startable": startable, "concurrency": task.concurrency}
-    fetch_together(
-        connection,
-        [
-            *(_subtasks_request(task_id, rows) for rows in _batches(zip(ids, task.subtasks, strict=True))),
-            *(_edges_request(task_id, pairs) for pairs in _batches(_edges(ids, task.subtasks))),
-            Request(_PROGRESS, counters),
-        ],
-    )
-    return task_id
+    return [
+        *(_subtasks_request(task_id, rows) for rows in _batches(zip(ids, task.subtasks, strict=True))),
+        *(_edges_request(task_id, pairs) for pairs in _batches(_edges(ids, task.subtasks))),
+        Request(_PROGRESS, counters),
+    ]
 
 
 def _subtasks_request(task: TaskId, rows: Sequence[tuple[int, NewSubtask]]) -> Request:
@@ -201,19 +214,25 @@ def _insert_task(connection: AnyConnection, task: NewTask) -> tuple[TaskId, list
 
 
 def _refuse_if_held(connection: AnyConnection, task: NewTask) -> None:
-    [[ahead]] = fetch_together(connection, [Request(_HOLDER, {"key": task.duplicate_key})])
-    if ahead["id"] is not None:
+    ahead = holder(connection, task.duplicate_key)
+    if ahead is not None:
         raise DuplicateInstance(
-            f"task {ahead['id']} of type {task.task_type} for instance {task.instance_id} has not settled;"
+            f"task {ahead} of type {task.task_type} for instance {task.instance_id} has not settled;"
             ' wait for it, or submit with "onDuplicate": "return", "queue" or "allow"',
-            target=str(ahead["id"]),
+            target=str(ahead),
         )
+
+
+def holder(connection: AnyConnection, key: str | None) -> TaskId | None:
+    """Return the task that holds a duplicate key, or the first that waits for it; None where it is free."""
+    [[row]] = fetch_together(connection, [Request(_HOLDER, {"key": key})])
+    return None if row["id"] is None else TaskId(row["id"])
 
 
 def _task_row(task: NewTask) -> str:
     """Return the row as JSON, of which PostgreSQL makes a row with the types of the table."""
     row = {name: getattr(task, name) for name in _COPIED} | {
-        "argument": json.dumps(task.arguments),
+        "argument": task.argument,
         "subtask_count": len(task.subtasks),
         "duplicate_key": task.duplicate_key,
     }

@@ -5,7 +5,6 @@ One that was cancelled before it started ends from CREATED.
 
 from sqlalchemy import Connection, text
 
-from schema.identity import TaskId
 from schema.states import SETTLED_TASK_STATES, TaskState
 from schema.transitions import duplicates, progress
 from schema.transitions.progress import Progress
@@ -44,7 +43,6 @@ SELECT EXISTS (
 )
 """
 )
-_CLOSE = text("UPDATE task_progress SET open = false, change_number = change_number + 1 WHERE id = :task")
 
 
 def conclude(connection: Connection, *, before: Progress, after: Progress) -> TaskState | None:
@@ -67,6 +65,8 @@ def _ending(connection: Connection, after: Progress) -> TaskState | None:
     """Return how the task ends now; None while something of it runs or may still start."""
     if after.stopping is not None:
         return None if after.begun else _STOPPED[after.stopping]
+    if after.turning is not None:
+        return None
     if after.undoing == 0:
         return TaskState.ROLLED_BACK
     if after.undoing is None and after.is_complete:
@@ -96,36 +96,3 @@ def _settle(connection: Connection, after: Progress, state: TaskState) -> TaskSt
     if settled.freed is not None:
         duplicates.hand_over(connection, settled.freed)
     return state
-
-
-_UNEXPANDED = text("SELECT id FROM tasks WHERE subtask_count IS NULL AND state = 'CREATED' ORDER BY id LIMIT :limit")
-_START_UNEXPANDED = text(
-    """
-UPDATE tasks SET state = 'RUNNING', started_at = now()
-WHERE id = :task AND subtask_count IS NULL AND state = 'CREATED' RETURNING template_id
-"""
-)
-_REFUSE = text(
-    """
-UPDATE tasks SET state = 'FAILED', finalized_at = now(), subtask_count = 0, duplicate_key = NULL, queued_key = NULL,
-    error = jsonb_build_object('type', 'no_definition', 'message', CAST(:message AS text))
-WHERE id = :task AND state = 'RUNNING'
-"""
-)
-
-
-def unexpanded_tasks(connection: Connection, *, limit: int) -> list[TaskId]:
-    """Return tasks that were inserted by SQL and have no subtasks yet."""
-    return [TaskId(task) for task in connection.execute(_UNEXPANDED, {"limit": limit}).scalars()]
-
-
-def refuse_unexpanded(connection: Connection, task: TaskId) -> None:
-    """End a task that was inserted by SQL and names no definition: CREATED → RUNNING → FAILED, with the reason."""
-    progress.lock(connection, task)
-    row = connection.execute(_START_UNEXPANDED, {"task": task}).one_or_none()
-    if row is None:
-        return
-    message = f"template_id {row.template_id} names no definition: submit the subtasks over HTTP"
-    connection.execute(_REFUSE, {"task": task, "message": message})
-    connection.execute(_CLOSE, {"task": task})
-    progress.announce_settled(connection, task)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from redis import Redis
 from sqlalchemy import Engine
 
@@ -36,10 +37,11 @@ from taskserver.api.services import Services
 from taskserver.api.submission_gate import SubmissionGate
 from taskserver.api.tracing import Tracing
 from taskserver.api.waiting import Watch
+from taskserver.dialects import cmdb, sops, tasks_table
 from taskserver.principals import Tokens
 
 _VERSION = "2"
-_BODIES = (Submission, Definition, NewPrincipal, Verb, BulkRetry)
+_BODIES: tuple[type[BaseModel], ...] = (Submission, Definition, NewPrincipal, Verb, BulkRetry, *cmdb.BODIES)
 # Before `/instances/{id}`, which would take `status` for an id.
 _ROUTERS = (
     routes_health.router,
@@ -55,7 +57,7 @@ _ROUTERS = (
     routes_principals.router,
     routes_documentation.router,
 )
-_DIALECTS: tuple[Dialect, ...] = ()
+_DIALECTS: tuple[Dialect, ...] = (cmdb.DIALECT, sops.DIALECT, tasks_table.DIALECT)
 
 
 class Api(FastAPI):

@@ -1,4 +1,7 @@
-"""Reading a JSON body strictly: what two parsers could understand differently is refused before anyone acts on it."""
+"""Reading a JSON body strictly: what two parsers could understand differently is refused before anyone acts on it.
+
+A body comes once. It is kept with the request, because a signature covers it and is checked before the call reads it.
+"""
 
 import json
 import math
@@ -10,15 +13,25 @@ from schema.documents.problems import printable
 from schema.errors import InvalidArgument, TooLarge
 
 _SHOWN = 60
+_KEPT = "taskserver_body"
 
 
 async def read_body(request: Request, *, most: int, setting: str | None = None) -> bytes:
-    """Return the body; parsing it is left to a thread, because a large one takes a while.
+    """Return the body, also one that was read before; parsing it is left to a thread, because a large one takes a while.
 
     Raises:
         TooLarge: It has more than `most` bytes; the error names the setting that says how many, if there is one.
 
     """
+    kept: bytes | None = request.scope.get(_KEPT)
+    if kept is None:
+        kept = request.scope[_KEPT] = await _received(request, most, setting)
+    if len(kept) > most:
+        raise _too_large(most, setting)
+    return kept
+
+
+async def _received(request: Request, most: int, setting: str | None) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > most:
         raise _too_large(most, setting)

@@ -12,7 +12,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from taskserver.api.authentication import APPLICATION_HEADER
 from taskserver.api.envelope import ErrorEnvelope
+from taskserver.api.ocp_signature import SCHEME
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -32,6 +34,18 @@ NOT_MODIFIED: Responses = {304: {"description": "The ETag of If-None-Match still
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A principal's token."},
     "basic": {"type": "http", "scheme": "basic", "description": "A principal's name, and its token as the password."},
+    "signature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": f"OCP's AK/SK: `{SCHEME} NAME:SIGNATURE`, signed with the principal's token, and a Date header.",
+    },
+    "application": {
+        "type": "apiKey",
+        "in": "header",
+        "name": APPLICATION_HEADER,
+        "description": '`{"bk_app_code": NAME, "bk_app_secret": TOKEN}`: a principal\'s name and token.',
+    },
 }
 _OPEN_PATHS = {"/healthz", "/readyz"}
 # Bodies have names of their own: a submitted Subtask is another thing than an answered one.

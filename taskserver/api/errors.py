@@ -22,10 +22,12 @@ from schema.errors import (
     Unavailable,
 )
 from taskserver.api.dialect import Dialects
+from taskserver.api.ocp_signature import SCHEME
 from taskserver.api.trace import trace_of
 
 _RETRY_SECONDS = "1"
 _LIMITED_SECONDS = "5"
+_CHALLENGES = f'Bearer realm="taskserver", Basic realm="taskserver", charset="UTF-8", {SCHEME} realm="taskserver"'
 _NOT_FOUND = 404
 _NOT_ALLOWED = 405
 
@@ -66,7 +68,7 @@ def _headers(error: TaskserverError) -> Mapping[str, str]:
     if isinstance(error, RateLimited):
         return {"Retry-After": _LIMITED_SECONDS}
     if isinstance(error, Unauthenticated):
-        return {"WWW-Authenticate": 'Bearer realm="taskserver", Basic realm="taskserver", charset="UTF-8"'}
+        return {"WWW-Authenticate": _CHALLENGES}
     return {}
 
 

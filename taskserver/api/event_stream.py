@@ -19,7 +19,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from schema.errors import Refused, Unavailable
-from taskserver.api.authentication import Caller, Verifier
+from taskserver.api.authentication import Caller, Shown, Verifier
 from taskserver.api.open_streams import OpenStreams
 from taskserver.spelling import Spelled
 from taskserver.views.view import View
@@ -29,6 +29,15 @@ _KEEP_ALIVE_SECONDS = 15.0
 _SIGN_OF_LIFE = b": keep-alive\n"
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _JSON, _EVENTS = "application/json", "text/event-stream"
+_EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string"},
+    },
+    "required": ["event", "data"],
+}
 
 Recheck = Callable[[], Awaitable[bool]]
 Streamed = Callable[[AsyncGenerator[bytes, None]], "EventStream"]
@@ -91,11 +100,11 @@ async def _taken(send: Send) -> None:
     await _send_part(send, b"")
 
 
-def _streamed(request: Request, caller: Caller, verifier: Verifier) -> Streamed:
+def _streamed(request: Request, caller: Caller, shown: Shown, verifier: Verifier) -> Streamed:
     async def still_allowed() -> bool:
         try:
             # A stream that ends does not wait for the answer.
-            return await run_sync(verifier.principal, request, abandon_on_cancel=True) == caller
+            return await run_sync(verifier.verified, shown, abandon_on_cancel=True) == caller
         except Refused:
             return False
         except Unavailable:
@@ -141,4 +150,4 @@ def _qualities(accept: str) -> dict[str, float]:
 
 def described_as_events(description: str, example: str) -> dict[str, object]:
     """Return what an operation says about an answer that is a stream."""
-    return {"description": description, "content": {_EVENTS: {"schema": {"type": "string"}, "example": example}}}
+    return {"description": description, "content": {_EVENTS: {"itemSchema": _EVENT_SCHEMA, "example": example}}}

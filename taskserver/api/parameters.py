@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 from schema.documents.field_errors import unknown_name, validated
@@ -26,10 +26,22 @@ MAX_STATUS_IDS = 1_000
 MAX_WAIT_SECONDS = 60
 _IDS = Spelled("[0-9]{1,19}(,[0-9]{1,19})*", "must be whole numbers with commas between, such as 1,2,3")
 
+
+def _only_digits(value: object) -> object:
+    """Refuse what a lenient parser would take for another number than is written: 1.0, 1_0."""
+    if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+        raise ValueError("must be a whole number: give digits only")
+    return value
+
+
+WholeNumber = BeforeValidator(_only_digits)
+
 # As the published manuals call them; in functions they have names that say more.
 TASK_PATH, SUBTASK_PATH = "/{id}", "/{sid}"
-TaskPathId = Annotated[TaskId, Path(alias="id", ge=1, le=BIGINT_MAX, description="The task's id.")]
-SubtaskPathId = Annotated[SubtaskId, Path(alias="sid", ge=1, le=BIGINT_MAX, description="The subtask's id.")]
+TaskPathId = Annotated[TaskId, Path(alias="id", ge=1, le=BIGINT_MAX, description="The task's id."), WholeNumber]
+SubtaskPathId = Annotated[
+    SubtaskId, Path(alias="sid", ge=1, le=BIGINT_MAX, description="The subtask's id."), WholeNumber
+]
 WaitSeconds = Annotated[
     float,
     Query(
@@ -113,7 +125,7 @@ def _time_text(value: object) -> object:
 
 
 Text = Annotated[str, Field(max_length=500), STORABLE]
-BigInt = Annotated[int, Field(ge=-BIGINT_MAX - 1, le=BIGINT_MAX, json_schema_extra={"format": "int64"})]
+BigInt = Annotated[int, Field(ge=-BIGINT_MAX - 1, le=BIGINT_MAX, json_schema_extra={"format": "int64"}), WholeNumber]
 Time = Annotated[Moment, BeforeValidator(_time_text)]
 Statuses = Annotated[list[str], _only(list(Status)), _enum_schema(list(Status))]
 States = Annotated[list[str], _only(list(TaskState)), _enum_schema(list(TaskState))]
@@ -149,8 +161,8 @@ class ListQuestion(BaseModel):
     instance_id: BigInt | None = Field(None, description="The instance that the task is about.")
     created_after: Time | None = Field(None, description="Created at this time or later.")
     created_before: Time | None = Field(None, description="Created before this time.")
-    page: int = Field(1, ge=1, le=MAX_PAGE, description="From 1.")
-    size: int = Field(10, ge=1, le=MAX_PAGE_SIZE, description="Tasks on a page.")
+    page: Annotated[int, WholeNumber] = Field(1, ge=1, le=MAX_PAGE, description="From 1.")
+    size: Annotated[int, WholeNumber] = Field(10, ge=1, le=MAX_PAGE_SIZE, description="Tasks on a page.")
     sort: Sorts = Field([], description="`field,asc` or `field,desc`; repeatable. The default is `id,desc`.")
 
     @classmethod
@@ -206,4 +218,13 @@ class ListQuestion(BaseModel):
         return allowed
 
 
-ListQuery = Annotated[ListQuestion, Query()]
+class _WrittenQuestion(ListQuestion):
+    """The same in a query string, where clients that fill in a form leave parameters empty: those are not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, parameters: Mapping[str, str | list[str]]) -> dict[str, str | list[str]]:
+        return {name: value for name, value in parameters.items() if value not in ("", [""])}
+
+
+ListQuery = Annotated[_WrittenQuestion, Query()]

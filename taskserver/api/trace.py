@@ -10,6 +10,8 @@ from fastapi import Request
 from starlette.types import Scope
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+# OCP's, then BlueKing's, the newest first.
+_NAMES = ("x-trace-id", "x-bkapi-request-id", "x-bkcmdb-rid", "cc_request_id")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _STATE = "taskserver_trace"
 
@@ -25,9 +27,10 @@ class Trace:
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> "Trace":
         """Take the caller's trace where it is well-formed, else begin one."""
-        given, parent = headers.get("x-trace-id", ""), headers.get("traceparent", "")
+        given = next((headers[name] for name in _NAMES if _TRACE_ID.fullmatch(headers.get(name, ""))), None)
+        parent = headers.get("traceparent", "")
         return cls(
-            id=given if _TRACE_ID.fullmatch(given) else secrets.token_hex(8),
+            id=given or secrets.token_hex(8),
             traceparent=parent if _TRACEPARENT.fullmatch(parent) else None,
             began=time.monotonic(),
         )

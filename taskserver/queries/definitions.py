@@ -58,6 +58,7 @@ SELECT id, CAST(document AS text) AS document FROM task_definitions
 WHERE account = :account AND name = :name AND deleted_at IS NULL ORDER BY version DESC LIMIT 1
 """
 )
+_NAME = text("SELECT name FROM task_definitions WHERE id = :id AND account = :account")
 _NAMES = text(
     f"""
 SELECT DISTINCT name FROM task_definitions WHERE account = :account AND deleted_at IS NULL ORDER BY name
@@ -119,6 +120,12 @@ def newest_version(connection: AnyConnection, name: str, *, account: str) -> New
     """Return the newest version of a definition; None where the account has no such definition."""
     rows = _fetch(connection, Request(_NEWEST, {"account": account, "name": name}))
     return NewestVersion(rows[0]["id"], json.loads(rows[0]["document"])) if rows else None
+
+
+def definition_name(connection: AnyConnection, version_id: int, *, account: str) -> str | None:
+    """Return the name of the definition that has a version with that id; None where the account has none."""
+    rows = _fetch(connection, Request(_NAME, {"id": version_id, "account": account}))
+    return rows[0]["name"] if rows else None
 
 
 def closest_names(connection: AnyConnection, name: str, *, account: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from schema.redaction import Redaction
+from schema.redaction import MASK, Redaction
 
 TASK_ARGUMENTS = (
     "t.argument, (SELECT f.document -> 'redact' FROM task_definitions AS f WHERE f.id = t.definition_id) AS redact"
@@ -23,11 +23,25 @@ class TaskArguments:
         self._redaction = Redaction(
             names if isinstance(names, list) else (), _parsed(row["argument"]) if names else None
         )
+        self._redacts = bool(names)
         self._argument: str | None = row["argument"]
 
     def shown(self) -> object:
-        """Return the arguments; the text itself where a plain INSERT stored something that is not JSON."""
-        return self._redaction.hide(_parsed(self._argument))
+        """Return the arguments; the text itself where a plain INSERT stored something that is not JSON.
+
+        What is to be hidden cannot be found in such a text, so it is hidden whole.
+        """
+        arguments = _parsed(self._argument)
+        if self._redacts and isinstance(arguments, str):
+            return MASK
+        return self._redaction.hide(arguments)
+
+    def text(self) -> str | None:
+        """Return the arguments as JSON text; as they were given where nothing is to be hidden."""
+        if not self._redacts or self._argument is None:
+            return self._argument
+        shown = self.shown()
+        return shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
 
     def of_subtask(self, arguments: object) -> object:
         """Return the arguments of one of its subtasks, as submitted."""

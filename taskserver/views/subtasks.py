@@ -58,7 +58,7 @@ class Subtask(BasicSubtask):
     key: str
     kind: str | None = Field(None, description="What sort of work it is; absent where it waits for a signal.")
     celery_id: HexId = Field(description="Its id in Celery and Flower.")
-    timeout: float | int | None = Field(None, description="Seconds, of each attempt.")
+    timeout: int | None = Field(None, description="Seconds, of each attempt; a fraction counts as a whole one.")
     executor: str | None = None
     run_time: int = Field(description="The number of the attempt, from 1, also before the first.")
     attempt: int = Field(description="How many attempts have begun.")
@@ -88,7 +88,10 @@ class Attempt(View):
     start_time: Moment
     finish_time: Moment | None = None
     error: Failure | None = None
-    result: Any = Field(None, description="Only of a cancelled attempt: what its handler returned all the same.")
+    result: Any = Field(
+        None,
+        description="Of a cancelled attempt what its handler returned all the same; of a callback that was refused the answer.",
+    )
 
 
 class SubtaskDetail(Subtask):

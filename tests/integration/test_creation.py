@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from schema.database import transaction
 from schema.errors import DuplicateInstance
 from schema.identity import TaskId
-from schema.transitions import progress
+from schema.transitions import inserted, progress
 from schema.transitions.creation import create_task
 from tests.factories import execute, make_task, many, new_task, one, together
 from tests.invariants import assert_invariants
@@ -224,11 +224,11 @@ def test_a_plain_insert_of_the_published_columns_works_with_its_defaults(engine:
 
 def test_a_plain_insert_of_all_ten_columns_works_and_cannot_invent_a_status(engine: Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
-        listener.exec_driver_sql(f"LISTEN {progress.STARTABLE_CHANNEL}")
+        listener.exec_driver_sql(f"LISTEN {inserted.INSERTED_CHANNEL}")
         execute(engine, f"INSERT INTO tasks ({SEED_COLUMNS}) VALUES (900, 1, 2, 3, 4, 5, 'x', 2, 1721818960936, 1)")
         notices = list(listener.connection.driver_connection.notifies(timeout=5, stop_after=1))  # type: ignore[union-attr]
 
-    assert [notice.payload for notice in notices] == ["900"]
+    assert len(notices) == 1
     row = one(engine, "SELECT status, state, created_at, template_id FROM tasks")
     assert dict(row) == {"status": 0, "state": "CREATED", "created_at": 1721818960936, "template_id": 5}
 

@@ -1,6 +1,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -16,6 +17,7 @@ from schema.transitions import progress, registrations, rescues
 from schema.transitions.registrations import Beat, WorkerInfo
 from schema.transitions.rescues import LostClaim
 from schema.wire import UnitMessage
+from taskserver import canvas
 from taskserver.dispatcher.advance import Advancer, choose
 from taskserver.dispatcher.loop import Dispatcher
 from taskserver.dispatcher.rescue import Rescuer
@@ -23,7 +25,7 @@ from taskserver.dispatcher.window import Window
 from taskserver.embedded.stack import EmbeddedStack
 from taskserver.planner import Chord, Fragment, Unit
 from tests.eventually import eventually
-from tests.factories import StoredTask, execute, make_task, one
+from tests.factories import StoredTask, execute, make_task
 from tests.invariants import assert_invariants
 
 
@@ -60,7 +62,7 @@ def window(engine: Engine, redis: Redis, settings: Settings) -> Window:
 
 @pytest.fixture
 def advancer(engine: Engine, app: Celery, window: Window) -> Advancer:
-    return Advancer(engine, app, window, executor="test-server")
+    return Advancer(engine, partial(canvas.publish, app), window, executor="test-server")
 
 
 @pytest.fixture
@@ -259,13 +261,6 @@ def test_a_task_that_somebody_holds_keeps_no_other_waiting(
 
     eventually(lambda: held.states() == {"s0": "READY"}, within=4, what="forgotten")
     assert redis.llen(queue) == 2
-
-
-def test_a_task_inserted_by_sql_is_ended_with_the_reason(engine: Engine, dispatcher: Dispatcher) -> None:
-    execute(engine, "INSERT INTO tasks (integration_id, template_id, argument) VALUES (1, 7, '{}')")
-    dispatcher.wake()
-
-    eventually(lambda: one(engine, "SELECT state FROM tasks")["state"] == "FAILED", within=4, what="not ended")
 
 
 def test_a_fault_in_one_task_keeps_no_other_from_being_rescued(

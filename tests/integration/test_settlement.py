@@ -1,10 +1,9 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
-from schema.database import transaction
-from schema.transitions import progress, settlement
+from schema.transitions import progress
 from tests.factories import execute, make_task, one, together
 from tests.invariants import assert_invariants
 
@@ -149,16 +148,3 @@ def test_a_late_hand_back_or_recall_does_not_open_what_has_settled(engine: Engin
 
     assert (task.column("state"), task.column("updated_at")) == ("FAILED", settled)
     assert task.frontier() == []
-
-
-def test_a_task_inserted_by_sql_without_a_definition_fails_with_the_reason(engine: Engine) -> None:
-    with transaction(engine) as connection:
-        inserted = connection.execute(text("INSERT INTO tasks (template_id) VALUES (5) RETURNING id")).scalar_one()
-        assert settlement.unexpanded_tasks(connection, limit=10) == [inserted]
-        settlement.refuse_unexpanded(connection, inserted)
-        settlement.refuse_unexpanded(connection, inserted)
-
-    row = one(engine, "SELECT state, status, error, subtask_count FROM tasks")
-    assert (row["state"], row["status"], row["subtask_count"]) == ("FAILED", 3, 0)
-    assert row["error"]["message"].startswith("template_id 5 names no definition")
-    assert one(engine, "SELECT state FROM sync_history")["state"] == "FAILED"

@@ -11,7 +11,7 @@ from schema.database import transaction
 from schema.errors import DuplicateInstance, NotFound, RollbackProhibited, WrongState
 from schema.instances import duplicate_key
 from schema.states import SubtaskState, TaskState
-from schema.transitions import settlement
+from schema.transitions import inserted
 from taskserver.control import SUBTASK_VERBS, TASK_VERBS
 from tests.factories import StoredTask, execute, make_task, one
 from tests.invariants import assert_invariants
@@ -279,6 +279,6 @@ def test_a_task_without_subtasks_is_refused_what_it_could_never_end_from(engine:
     with refused(engine, WrongState, match="has no subtasks yet"):
         use(task, "pause")
     with transaction(engine) as connection:
-        settlement.refuse_unexpanded(connection, task.id)
+        inserted.refuse_inserted(connection, task.id, kind="no_definition", message="none")
     with refused(engine, WrongState, match="has no subtasks"):
         use(task, "retry")

@@ -49,6 +49,11 @@ def test_a_host_of_the_list_may_be_called(url: str, host: str, port: int) -> Non
         "https://hooks.exa\tmple.com/",
         "https://hooks.example.com/\r\nX: y",
         "https://hooks.example.com/é",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://127.1/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://0/",
         "",
     ],
 )
@@ -81,9 +86,14 @@ def test_an_entry_that_is_no_host_is_named(entry: str) -> None:
         CallbackHosts.parse([entry])
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "10.1.2.3", "::ffff:10.1.2.3", "::1"])
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "10.1.2.3", "::ffff:10.1.2.3"])
 def test_public_and_listed_addresses_may_be_dialled(address: str) -> None:
-    assert HOSTS.allows_address("hooks.example.com", ip_address(address))
+    assert HOSTS.allows_address("hooks.example.com", ip_address(address), 443)
+
+
+def test_an_address_that_is_listed_with_a_port_opens_no_other_port() -> None:
+    assert HOSTS.allows_address("hooks.example.com", ip_address("::1"), 9000)
+    assert not HOSTS.allows_address("hooks.example.com", ip_address("::1"), 22)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +105,8 @@ def test_public_and_listed_addresses_may_be_dialled(address: str) -> None:
         "169.254.169.254",
         "100.64.0.1",
         "0.0.0.0",
+        "192.0.0.192",
+        "168.63.129.16",
         "224.0.0.1",
         "255.255.255.255",
         "fe80::1",
@@ -105,15 +117,19 @@ def test_public_and_listed_addresses_may_be_dialled(address: str) -> None:
         "::ffff:127.0.0.1",
         "2002:7f00:1::",
         "64:ff9b::7f00:1",
+        "64:ff9b:1::7f00:1",
+        "::7f00:1",
+        "::ffff:0:127.0.0.1",
+        "2001:0:7f00:1::",
     ],
 )
 def test_a_name_of_the_list_does_not_open_the_inside_of_the_network(address: str) -> None:
-    assert not HOSTS.allows_address("hooks.example.com", ip_address(address))
+    assert not HOSTS.allows_address("hooks.example.com", ip_address(address), 443)
 
 
 def test_localhost_is_the_loopback_and_no_more() -> None:
     hosts = CallbackHosts.parse(["localhost"])
 
-    assert hosts.allows_address("localhost", ip_address("127.0.0.1"))
-    assert hosts.allows_address("localhost", ip_address("::1"))
-    assert not hosts.allows_address("localhost", ip_address("10.0.0.1"))
+    assert hosts.allows_address("localhost", ip_address("127.0.0.1"), 80)
+    assert hosts.allows_address("localhost", ip_address("::1"), 80)
+    assert not hosts.allows_address("localhost", ip_address("10.0.0.1"), 80)

@@ -1,5 +1,5 @@
 """The built-in kinds; importing this package registers them."""
 
-from workers.handlers import builtin, http_callback
+from workers.handlers import builtin, callback_element, http_callback
 
-__all__ = ["builtin", "http_callback"]
+__all__ = ["builtin", "callback_element", "http_callback"]

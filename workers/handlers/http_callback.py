@@ -37,6 +37,7 @@ def callback(
         delivery=ctx.idempotency_key,
         timeout_seconds=timeoutSeconds if remaining is None else min(timeoutSeconds, remaining),
         headers=sent,
+        watch=ctx.raise_if_cancelled,
     )
     return _accepted(answer)
 
