@@ -22,7 +22,24 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 _ACCEPTANCE = "tests/acceptance/"
 _USERS = tuple(
-    f"test_{one}" for one in ("cli", "definitions", "demo", "doctor", "flower", "live", "ocp", "readme", "submitting")
+    f"test_{one}"
+    for one in (
+        *(
+            "cli",
+            "client",
+            "cmdb",
+            "definitions",
+            "demo",
+            "doctor",
+            "flower",
+            "live",
+            "ocp",
+            "readme",
+            "sops",
+            "submitting",
+        ),
+        "tasks_table",
+    )
 )
 # Nothing here outlives the run, and no table lives long enough to need a vacuum.
 _POSTGRES = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
