@@ -4,7 +4,7 @@ Knows no SQL: the moves are in `schema.transitions`. A verb that comes again wit
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -91,6 +91,8 @@ def retry_tasks(
 ) -> list[Retried]:
     """Retry several tasks, each in a transaction of its own; tell for each what became of it.
 
+    With a key, a call that was cut short is gone on with when it comes again: for the same tasks, each of them once.
+
     Raises:
         IdempotencyKeyReused: The key was used for something else.
         Unavailable: PostgreSQL is away. What was retried until then stays so.
@@ -98,14 +100,23 @@ def retry_tasks(
     """
     if call is None:
         return [_retry(engine, task, order) for task in tasks]
-    with transaction(engine) as connection:  # holds the key until all is done: who comes with the same one waits
+    with transaction(engine) as connection:
         earlier = _claim(connection, call)
-        if earlier is not None:
-            return [Retried(TaskId(one["task"]), one["error"]) for one in earlier["retried"]]
-        retried = [_retry(engine, task, order) for task in tasks]
-        answer = [{"task": one.task, "error": one.error} for one in retried]
+        if earlier is None:
+            idempotency.note_answer(connection, call, {"tasks": list(tasks)})
+    if earlier is not None and "retried" in earlier:
+        return [Retried(TaskId(one["task"]), one["error"]) for one in earlier["retried"]]
+    chosen = tasks if earlier is None else [TaskId(one) for one in earlier["tasks"]]
+    retried = [_retry(engine, task, order, call=_part(call, task)) for task in chosen]
+    answer = [{"task": one.task, "error": one.error} for one in retried]
+    with transaction(engine) as connection:
         idempotency.note_answer(connection, call, {"retried": answer})
     return retried
+
+
+def _part(call: IdempotentCall, task: TaskId) -> IdempotentCall:
+    """Return what one task of the call is known by: a key that no caller can give, because a line end is none of its signs."""
+    return replace(call, key=f"{call.key}\n{task}", scope=f"{call.scope}: task {task}")
 
 
 def _claim(connection: Connection, call: IdempotentCall) -> Any | None:
@@ -113,9 +124,9 @@ def _claim(connection: Connection, call: IdempotentCall) -> Any | None:
         return idempotency.claim_key(connection, call)
 
 
-def _retry(engine: Engine, task: TaskId, order: Order) -> Retried:
+def _retry(engine: Engine, task: TaskId, order: Order, *, call: IdempotentCall | None = None) -> Retried:
     try:
-        operate(engine, Command("retry", task), order)
+        operate(engine, Command("retry", task), order, call=call)
     except TaskserverError as error:
         if isinstance(error, Unavailable) and not isinstance(error, Busy):
             raise

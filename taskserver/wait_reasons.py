@@ -4,7 +4,7 @@ Pure. The first reason that holds is told, the deepest first: what its own upstr
 were resumed. What stops or turns a whole task comes before all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -17,7 +17,11 @@ from taskserver.views.subtasks import WaitReason
 
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
-    """What of the task decides whether its subtasks may begin."""
+    """What of the task decides whether its subtasks may begin.
+
+    `live_kinds` has the queues that live workers serve, each with the kinds that they can run; None where one of them has
+    not said.
+    """
 
     state: TaskState
     open: bool
@@ -29,7 +33,7 @@ class TaskFacts:
     concurrency: int | None
     queued: bool
     holder: int | None
-    live_queues: frozenset[str]
+    live_kinds: Mapping[str, frozenset[str] | None]
 
 
 class Waiting(Protocol):
@@ -48,16 +52,20 @@ class Waiting(Protocol):
         """What it waits for beside its upstreams."""
 
     @property
-    def attempt(self) -> int:
-        """How many attempts have begun."""
-
-    @property
     def scheduled_at(self) -> str | None:
         """When its next attempt may begin, as ISO text."""
 
     @property
+    def declined(self) -> bool:
+        """Whether it is scheduled because the worker that it was brought to had no handler for it."""
+
+    @property
     def queue(self) -> str:
         """Where it is released to."""
+
+    @property
+    def kind(self) -> str | None:
+        """What a worker must have a handler for; None where it takes none."""
 
 
 UNBEGUN_SUBTASK_STATES = frozenset({SubtaskState.PENDING, SubtaskState.READY})
@@ -138,9 +146,8 @@ def _detail_of_queued(holder: int | None) -> str:
 def _held_by_itself(task: TaskFacts, subtask: Waiting) -> WaitReason | None:
     if subtask.scheduled_at is not None:
         until = wire_time(datetime.fromisoformat(subtask.scheduled_at))
-        if not subtask.attempt:
-            detail = f"a worker of the queue {subtask.queue} had no handler of its kind: start one that has"
-            return WaitReason(type="no_worker", detail=detail, until=until)
+        if subtask.declined:
+            return WaitReason(type="no_worker", detail=_detail_of_declined(task, subtask), until=until)
         return WaitReason(type="retry", detail="an attempt failed; the next begins later", until=until)
     if task.full:
         return WaitReason(
@@ -152,6 +159,27 @@ def _held_by_itself(task: TaskFacts, subtask: Waiting) -> WaitReason | None:
 def _in_queue(task: TaskFacts, subtask: Waiting) -> WaitReason:
     if subtask.gate in _GATED_BY_SERVER:
         return WaitReason(type="queued", detail=f"waits until {_GATED_BY_SERVER[subtask.gate]} by the server")
-    if subtask.queue not in task.live_queues:
-        return WaitReason(type="no_worker", detail=f"no live worker serves the queue {subtask.queue}: start one")
+    unserved = _detail_of_unserved(task, subtask)
+    if unserved is not None:
+        return WaitReason(type="no_worker", detail=unserved)
     return WaitReason(type="queued", detail=f"waits for a free worker in the queue {subtask.queue}")
+
+
+def _detail_of_unserved(task: TaskFacts, subtask: Waiting) -> str | None:
+    """Return what the queue lacks to run it; None where a live worker can."""
+    if subtask.queue not in task.live_kinds:
+        return f"no live worker serves the queue {subtask.queue}: start one"
+    kinds = task.live_kinds[subtask.queue]
+    if kinds is None or subtask.kind is None or subtask.kind in kinds:
+        return None
+    return (
+        f"no live worker of the queue {subtask.queue} has a handler for the kind {subtask.kind}: name its module in"
+        " TASKSERVER_HANDLERS of one and restart it, or start another"
+    )
+
+
+def _detail_of_declined(task: TaskFacts, subtask: Waiting) -> str:
+    return _detail_of_unserved(task, subtask) or (
+        f"a worker of the queue {subtask.queue} had no handler for the kind {subtask.kind}: it is offered again, and taken"
+        " by one that has"
+    )

@@ -3,7 +3,9 @@
 Each entry is a promise and a query for what breaks it. `assert_invariants` runs them all in one snapshot.
 """
 
-from sqlalchemy import Engine, text
+from collections.abc import Mapping
+
+from sqlalchemy import Engine, RowMapping, text
 
 _SATISFIED = "(u.state = 'SUCCESSFUL' OR (u.state = 'FAILED' AND u.allow_failure))"
 _FAILING = "EXISTS (SELECT FROM subtasks f WHERE f.task_id = t.id AND f.state = 'FAILED' AND NOT f.allow_failure)"
@@ -91,6 +93,17 @@ PROMISES = {
         ) c ON true
         WHERE s.operation = 'EXECUTE' AND (s.failures <> c.n OR s.starts <> s.attempt)
     """,
+    "a retry by an operator grants the attempts anew, and each counts from then on": """
+        SELECT s.id, s.failures, s.starts FROM subtasks s WHERE s.operation = 'RETRY' AND NOT EXISTS (
+            SELECT FROM operations o JOIN LATERAL (
+                SELECT count(*) AS starts,
+                    count(*) FILTER (WHERE outcome = 'FAILED' OR (outcome = 'CANCELED' AND error_type <> 'worker_lost')) AS n
+                FROM subtask_attempts a WHERE a.subtask_id = s.id AND a.claimed_at > o.created_at
+            ) c ON true
+            WHERE o.task_id = s.task_id AND o.verb = 'retry' AND coalesce(o.subtask_id, s.id) = s.id
+                AND (s.failures, s.starts) = (c.n, c.starts + (s.state IN ('RUNNING', 'CANCELING'))::int)
+        )
+    """,
     "the last attempt tells how a subtask ended": """
         SELECT s.id, s.state, s.operation, a.outcome FROM subtasks s
         LEFT JOIN subtask_attempts a ON a.subtask_id = s.id AND a.attempt = s.attempt
@@ -140,8 +153,18 @@ PROMISES = {
     """,
     "while a task is rolled back, nothing goes forward": f"""
         SELECT s.id, s.state, s.operation FROM subtasks s JOIN tasks t ON t.id = s.task_id
-        WHERE {_BACKWARDS} AND (s.state = 'SUCCESSFUL'
+        JOIN task_progress p ON p.id = t.id
+        WHERE {_BACKWARDS} AND (
+            (s.state = 'SUCCESSFUL' AND t.state <> 'REVOKED' AND (p.turning IS NULL OR s.id >= p.turning))
             OR (s.operation NOT IN ('ROLLBACK') AND s.state IN ('READY', 'RUNNING', 'CANCELING')))
+    """,
+    "a verb that goes on in portions has turned all from `turning` on, and nothing of the task goes on meanwhile": """
+        SELECT t.id, t.state, p.turning, s.id AS subtask, s.state AS subtask_state FROM task_progress p
+        JOIN tasks t ON t.id = p.id LEFT JOIN subtasks s ON s.task_id = t.id AND p.turning > 0
+            AND ((s.id >= p.turning AND (s.state = 'FAILED' OR (s.state = 'SUCCESSFUL' AND p.undoing IS NOT NULL)))
+                OR s.state NOT IN ('PENDING', 'FAILED', 'SUCCESSFUL'))
+        WHERE p.turning IS NOT NULL AND (s.id IS NOT NULL OR t.state NOT IN ('RUNNING', 'SUSPENDED')
+            OR t.operation NOT IN ('RETRY', 'ROLLBACK') OR p.stopping IS NOT NULL)
     """,
     "`undoing` counts what is to be undone, `rollback_downstreams` what of it comes first": f"""
         SELECT p.id, p.undoing, c.n, NULL::bigint AS subtask FROM task_progress p JOIN LATERAL (
@@ -171,6 +194,11 @@ PROMISES = {
         WHERE (t.state = 'REVOKED' OR t.operation <> 'EXECUTE' OR t.abandoned)
             AND NOT EXISTS (SELECT FROM operations o WHERE o.task_id = t.id AND o.principal <> '')
     """,
+    "a task is abandoned by an operator who is recorded, and then REVOKED": """
+        SELECT t.id, t.state FROM tasks t WHERE t.abandoned <> EXISTS (
+            SELECT FROM operations o WHERE o.task_id = t.id AND o.verb = 'abandon'
+        ) OR (t.abandoned AND t.state <> 'REVOKED')
+    """,
     "a task that has not started has nothing out": """
         SELECT t.id FROM tasks t JOIN task_progress p ON p.id = t.id
         WHERE t.state = 'CREATED' AND p.ready + p.running + p.canceling > 0
@@ -197,6 +225,13 @@ PROMISES = {
     "an instance has one holder at most": """
         SELECT duplicate_key, count(*) FROM tasks WHERE duplicate_key IS NOT NULL GROUP BY 1 HAVING count(*) > 1
     """,
+    "a claim number belongs to one process, and attempts follow one another in the order of theirs": """
+        SELECT claim, count(DISTINCT (task_id, process)) FROM subtasks WHERE claim IS NOT NULL
+        GROUP BY claim HAVING count(DISTINCT (task_id, process)) > 1
+        UNION ALL
+        SELECT a.claim, b.claim FROM subtask_attempts a JOIN subtask_attempts b USING (subtask_id)
+        WHERE a.attempt < b.attempt AND a.claim >= b.claim
+    """,
     "what waits for an instance has not begun and cannot start": f"""
         SELECT t.id, t.state, t.duplicate_key, p.open, p.opens_at FROM tasks t JOIN task_progress p ON p.id = t.id
         WHERE t.queued_key IS NOT NULL AND (t.state IN {_SETTLED} OR t.duplicate_key IS NOT NULL OR p.open
@@ -220,15 +255,97 @@ PROMISES = {
 }
 
 
+# One statement is one snapshot.
+_ALL = text(
+    "\nUNION ALL\n".join(
+        f"(SELECT {place} AS promise, to_jsonb(broken) AS row FROM ({query}) AS broken LIMIT {_SHOWN})"
+        for place, query in enumerate(PROMISES.values())
+    )
+)
+
+
 def violations(engine: Engine) -> list[str]:
     """Return every broken promise with the rows that break it."""
-    snapshot = engine.connect().execution_options(isolation_level="REPEATABLE READ")
-    with snapshot as connection:
-        return [
-            f"{promise}: {dict(row)}"
-            for promise, query in PROMISES.items()
-            for row in connection.execute(text(query)).mappings().fetchmany(_SHOWN)
+    promises = list(PROMISES)
+    with engine.connect() as connection:
+        return [f"{promises[one.promise]}: {one.row}" for one in connection.execute(_ALL)]
+
+
+_TASKS = text(
+    """
+SELECT t.id, t.state, p.change_number, coalesce((
+    SELECT max(o.id) FROM operations o WHERE o.task_id = t.id AND o.principal <> '' AND o.from_state = 'FAILED'
+        AND o.verb IN ('retry', 'rollback', 'skip', 'abandon')
+), 0) AS verb, md5(concat_ws(' ', t.state, t.operation, t.finalized_at, t.error, t.abandoned, t.executor, (
+    SELECT string_agg(concat_ws(' ', s.id, s.state, s.operation, s.attempt, s.failures, s.starts, s.generation, s.claim,
+        s.gate, s.pending_upstreams, s.rollback_downstreams, s.finalized_at), ',' ORDER BY s.id)
+    FROM subtasks s WHERE s.task_id = t.id
+))) AS content
+FROM tasks t JOIN task_progress p ON p.id = t.id
+"""
+)
+_WRITTEN = text(
+    """
+SELECT 'attempt ' || concat_ws(' ', subtask_id, claim) AS name, md5(a::text) AS content FROM subtask_attempts a
+UNION ALL SELECT 'operation ' || id, md5(o::text) FROM operations o
+UNION ALL SELECT 'history of task ' || task_id, NULL FROM sync_history
+"""
+)
+
+
+_LAST_WRITER = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+
+
+class Watch:
+    """Looks at the tables again and again, and remembers: for the promises that one snapshot cannot break too.
+
+    Settled is settled: only a verb that is recorded changes a task that has FAILED, nothing changes one that ended
+    otherwise. What was written into the history stays as it was written.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tasks: Mapping[int, RowMapping] = {}
+        self._written: Mapping[str, str | None] = {}
+        self._last_writer = ""
+
+    def violations(self) -> list[str]:
+        """Return every promise that is broken, by what the tables say or by what they said at the last look."""
+        with self._engine.connect() as connection:
+            before, self._last_writer = self._last_writer, connection.execute(_LAST_WRITER).scalar_one()
+        return [] if before == self._last_writer else violations(self._engine) + self._changes()
+
+    def _changes(self) -> list[str]:
+        snapshot = self._engine.connect().execution_options(isolation_level="REPEATABLE READ")
+        with snapshot as connection:
+            tasks = {row["id"]: row for row in connection.execute(_TASKS).mappings()}
+            written = {row.name: row.content for row in connection.execute(_WRITTEN)}
+        broken = [
+            *(f"settled is settled: {dict(one)}" for one in self._tasks.values() if _strays(one, tasks.get(one["id"]))),
+            *(
+                f"what changes counts: {dict(one)}"
+                for one in self._tasks.values()
+                if _is_silent(one, tasks.get(one["id"]))
+            ),
+            *(f"history cannot be forgotten: {name}" for name, _ in self._written.items() - written.items()),
         ]
+        self._tasks, self._written = tasks, written
+        return broken
+
+
+def _strays(before: RowMapping, after: RowMapping | None) -> bool:
+    """Tell whether a task that had settled is another one now, without a verb that may have done it."""
+    if before["state"] not in _SETTLED or (after is not None and after["content"] == before["content"]):
+        return False
+    return after is None or before["state"] != "FAILED" or after["verb"] == before["verb"]
+
+
+def _is_silent(before: RowMapping, after: RowMapping | None) -> bool:
+    """Tell whether a task has changed and who waits for a change would not learn of it."""
+    if after is None or after["content"] == before["content"]:
+        return False
+    changes: int = after["change_number"] - before["change_number"]
+    return changes <= 0
 
 
 def assert_invariants(engine: Engine) -> None:

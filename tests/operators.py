@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, RowMapping, text
 
 from schema.database import transaction
-from schema.errors import TaskserverError
+from schema.errors import DuplicateInstance, RollbackProhibited, TaskserverError, WrongState
+from schema.identity import SubtaskId, TaskId
 from schema.transitions import cancellations
 from schema.transitions.orders import Order
-from taskserver.control import SUBTASK_VERBS, TASK_VERBS
+from taskserver.control import SUBTASK_VERBS, TASK_VERBS, Command
 from tests.factories import StoredTask, execute, make_task, many
 
 OPERATOR = Order("operator", account="0", reason="because", trace_id="0123456789abcdef")
@@ -89,6 +91,99 @@ def heard(engine: Engine, channel: str) -> Iterator[list[str]]:
                 break
             payloads.append(notice.payload)
         listener.exec_driver_sql("UNLISTEN *")
+
+
+@dataclass(frozen=True)
+class Use:
+    """A verb on a task or on one of its subtasks, the error with which it is to be refused, if it is, and for what."""
+
+    command: Command
+    error: type[TaskserverError] | None = None
+    hindrance: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.command.verb} {'task' if self.command.subtask is None else 'subtask'}"
+
+
+_LIVE = {"CREATED", "RUNNING", "SUSPENDED"}
+_GOING = {"RUNNING", "SUSPENDED", "FAILED"}
+_TASKS = """
+    SELECT t.id, t.state, p.stopping IS NOT NULL AND t.state <> 'FAILED' AS stopping, p.undoing IS NOT NULL AS undoing,
+        p.undoing IS NOT NULL AND coalesce(p.turning, 0) > 0 AS turning, p.failed - p.allowed AS failing,
+        t.prohibit_rollback OR EXISTS (
+            SELECT FROM subtasks s JOIN subtask_specs d USING (id)
+            WHERE s.task_id = t.id AND d.prohibit_rollback AND s.attempted_at IS NOT NULL
+        ) AS prohibited,
+        EXISTS (
+            SELECT FROM tasks h WHERE h.duplicate_key IS NOT NULL AND h.id <> t.id
+                AND (h.account, h.task_type, h.instance_id, h.extra) = (t.account, t.task_type, t.instance_id, t.extra)
+        ) AS held
+    FROM tasks t JOIN task_progress p ON p.id = t.id ORDER BY t.id
+"""
+_SUBTASKS = """
+    SELECT s.id, s.task_id, s.state, s.allow_failure, s.allow_failure AND EXISTS (
+        SELECT FROM subtask_edges e JOIN subtasks f ON f.id = e.downstream_id
+        WHERE e.upstream_id = s.id AND f.state IN ('RUNNING', 'CANCELING')
+    ) AS busy
+    FROM subtasks s ORDER BY s.id
+"""
+
+
+def uses(engine: Engine) -> list[Use]:
+    """Return every use of a verb on what is stored, with what must come of it: judged by the tables and `docs/states.md`."""
+    tasks = {row["id"]: row for row in many(engine, _TASKS)}
+    on_tasks = [
+        Use(Command(verb, TaskId(task)), *_against(verb, row)) for task, row in tasks.items() for verb in TASK_VERBS
+    ]
+    on_subtasks = [
+        Use(
+            Command(verb, TaskId(row["task_id"]), SubtaskId(row["id"])),
+            *_against_part(verb, tasks[row["task_id"]], row),
+        )
+        for row in many(engine, _SUBTASKS)
+        for verb in SUBTASK_VERBS
+    ]
+    return on_tasks + on_subtasks
+
+
+Against = tuple[type[TaskserverError] | None, str]
+_STATES = {
+    "retry": {"FAILED"},
+    "rollback": {"FAILED"},
+    "cancel": _LIVE,
+    "pause": {"CREATED", "RUNNING"},
+    "resume": {"SUSPENDED"},
+    "abandon": {"FAILED"},
+}
+_HINDRANCES: Mapping[str, tuple[str, ...]] = {"retry": ("undoing",), "cancel": ("stopping",), "pause": ("stopping",)}
+_PART_STATES = {"retry": "FAILED", "skip": "FAILED", "cancel": "RUNNING"}
+_PART_HINDRANCES: Mapping[str, tuple[str, ...]] = {
+    "retry": ("stopping", "undoing", "busy"),
+    "skip": ("stopping", "turning"),
+}
+
+
+def _against(verb: str, task: RowMapping) -> Against:
+    if task["state"] not in _STATES[verb]:
+        return WrongState, "state"
+    for hindrance in _HINDRANCES.get(verb, ()):
+        if task[hindrance]:
+            return WrongState, hindrance
+    if verb == "rollback" and task["prohibited"] and not task["undoing"]:
+        return RollbackProhibited, "prohibited"
+    return (DuplicateInstance, "held") if verb in {"retry", "rollback"} and task["held"] else (None, "")
+
+
+def _against_part(verb: str, task: RowMapping, subtask: RowMapping) -> Against:
+    if subtask["state"] != _PART_STATES[verb] or (verb != "cancel" and task["state"] not in _GOING):
+        return WrongState, "state"
+    for hindrance in _PART_HINDRANCES.get(verb, ()):
+        if {**task, **subtask}[hindrance]:
+            return WrongState, hindrance
+    others_fail = not task["undoing"] and task["failing"] > (not subtask["allow_failure"])
+    reopens = task["state"] == "FAILED" and (verb == "retry" or not others_fail)
+    return (DuplicateInstance, "held") if reopens and task["held"] else (None, "")
 
 
 # Seven subtasks without edges but one, so that as many as can be are in a state of their own.

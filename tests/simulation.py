@@ -1,36 +1,53 @@
 """A small world around the transitions: dispatchers, a broker that keeps no promise, workers that die, and time.
 
-It moves by one small step at a time, as a seeded generator decides. Units behave as the worker's runner does, canvases as
-Celery does: a chain goes on from a clean unit only, a chord's header counts whatever became of it.
+It moves by one small step at a time, as a seeded generator decides: the same seed tells the same story. Units behave as the
+worker's runner does, canvases as Celery does: a chain goes on from a clean unit only, a chord's header counts whatever became
+of it. Operators use verbs that fit, and now and then one that does not, which must change nothing.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from schema.database import transaction
-from schema.errors import DuplicateInstance, RollbackProhibited, WrongState
-from schema.identity import SubtaskId
+from schema.identity import SubtaskId, TaskId
 from schema.instances import duplicate_key
-from schema.transitions import cancellations, claims, declining, progress, records, releases, rescues
+from schema.transitions import (
+    cancellations,
+    claims,
+    continuations,
+    declining,
+    progress,
+    records,
+    releases,
+    rescues,
+    turning,
+)
 from schema.transitions.claims import Claimed
-from schema.transitions.orders import Order
 from schema.transitions.records import Verdict
 from schema.transitions.rescues import LostClaim, LostUnit, Seen
-from taskserver import canvas
 from taskserver.canvas import Publication
-from taskserver.control import SUBTASK_VERBS, TASK_VERBS
+from taskserver.control import operate
 from taskserver.dispatcher.advance import Advancer
 from taskserver.planner import Chord
 from tests.factories import StoredTask, claim_within, execute, make_task, many, outcome
+from tests.operators import OPERATOR, Use, audit, refused, uses
 
 QUEUES = ("default", "slow")
+VERDICTS: Sequence[Verdict] = ("SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "RETRY", "FAILED", "FAILED")
 _NO_HANDLER = 0.05  # how often a process has no handler for what it claimed
+_UNFIT = 0.25  # how often an operator uses a verb that does not fit
+# How often a verb is chosen where it fits; those that end a task for good leave nothing to try the others on.
+_FAVOUR = {"cancel task": 1, "abandon task": 3, "pause task": 2, "resume task": 8, "rollback task": 12}
+_FAVOURED = 6
+_MENDING = {"retry", "skip", "rollback"}
+_FEW = 3
+_BEGUN = 0.8
 
 
 @dataclass
@@ -104,13 +121,17 @@ class World:
         self.processes = [Process(next(self.numbers)) for _ in range(processes)]
         self.dead: list[Process] = []
         self.story: list[str] = []
+        self.taken: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
         self._published: list[Publication] = []
-        self._advancer = Advancer(engine, None, RandomWindow(self.random), executor="server")  # type: ignore[arg-type]
-        patch.setattr(canvas, "publish", lambda _, publications: self._published.extend(publications))
+        window: Any = RandomWindow(self.random)
+        self._advancer = Advancer(engine, self._published.extend, window, executor="server")
+        patch.setattr(turning, "MOST_SUBTASKS", self.random.choice([1, 2, 5_000]))
+        patch.setattr(turning, "MOST_EDGES", self.random.choice([1, 20_000]))
 
     def submit(self) -> None:
         """Store a random graph."""
-        count = self.random.randint(1, 9)
+        count = self.random.randint(1, 6)
         keys = [f"n{number}" for number in range(count)]
         density = self.random.choice([0.15, 0.4, 0.8])
         graph = {
@@ -119,7 +140,7 @@ class World:
         }
         options = {
             key: {
-                "allow_failure": self.random.random() < 0.25,
+                "allow_failure": self.random.random() < 0.3,
                 "isolated": self.random.random() < 0.15,
                 "max_attempts": self.random.choice([1, 3]),
                 "queue": self.random.choice(QUEUES),
@@ -130,8 +151,27 @@ class World:
             for key in keys
         }
         concurrency = self.random.choice([None, None, 1, 2])
-        columns = self._instance() if self.random.random() < 0.4 else {}
-        self.tasks.append(make_task(self.engine, graph, options, concurrency=concurrency, **columns))
+        columns = self._instance() if self.random.random() < 0.3 else {}
+        task = make_task(self.engine, graph, options, concurrency=concurrency, **columns)
+        self.tasks.append(task)
+        self._run_ahead(task)
+
+    def _run_ahead(self, task: StoredTask) -> None:
+        """Run a part of the task at once, up to a failure: so there is soon something for operators to do."""
+        while self.random.random() < _BEGUN:
+            locked = task.progress()
+            if not locked.may_start or not (startable := task.frontier(only_named=locked.only_named, ahead=0)):
+                return
+            task.run(self.random.choice(startable), verdict=self.random.choice(("SUCCESSFUL", "SUCCESSFUL", "FAILED")))
+
+    def submit_if_idle(self) -> None:
+        """Store another graph where few are under way."""
+        if len(self._live()) < _FEW:
+            self.submit()
+
+    def _live(self) -> list[StoredTask]:
+        settled = {row["id"] for row in many(self.engine, "SELECT id FROM tasks WHERE finalized_at IS NOT NULL")}
+        return [one for one in self.tasks if one.id not in settled]
 
     def _instance(self) -> dict[str, Any]:
         """Return the columns of a task that waits for its turn at one of two instances."""
@@ -140,12 +180,15 @@ class World:
 
     def dispatch(self, *, publish: bool = True) -> None:
         """Advance one task as a dispatcher does; without `publish` it died between its commit and the broker."""
-        task = self.random.choice(self.tasks)
+        task = self.random.choice(self._live() or self.tasks)
         self._published.clear()
+        with transaction(self.engine) as connection:
+            continuations.go_on(connection, task.id)
         self._advancer.advance([task.id])
         if publish:
             for publication in self._published:
                 self.queue.extend(_canvas(task, publication).stages[0])
+        self._tell(task.id, f"{len(self._published)} published")
 
     def deliver(self, *, keep: bool = False) -> None:
         """Bring a message to an idle process; a broker may keep it and bring it again."""
@@ -224,9 +267,12 @@ class World:
                     )
                     for one in finished
                 ]
+                still = _held(connection, finished)
                 recorded = records.record(
                     connection, locked, outcomes, claim=finished[0].claim, carrier=process.carrier
                 )
+                assert recorded.ids == still, "who holds a claim records, and nobody else"
+                self._tell(locked.id, f"{[one.verdict for one in outcomes]}, {len(still)} counted")
                 after, process.clean = recorded.progress, process.clean and recorded.clean
             if process.unclaimed:
                 if process.message.straight and not process.clean:
@@ -301,7 +347,10 @@ class World:
     def recall(self, *, only_lost: bool = True) -> None:
         """Take released units back whose message is gone; a wrong guess may take any."""
         out = {message.carrier for message in self.queue} | {one.carrier for one in self.processes if one.message}
-        query = "SELECT task_id, carrier, array_agg(id) AS ids FROM subtasks WHERE state = 'READY' GROUP BY 1, 2"
+        query = """
+            SELECT task_id, carrier, array_agg(id ORDER BY id) AS ids FROM subtasks WHERE state = 'READY'
+            GROUP BY 1, 2 ORDER BY 1, 2
+        """
         for row in many(self.engine, query):
             if row["carrier"] not in out or not only_lost:
                 with transaction(self.engine) as connection:
@@ -317,39 +366,62 @@ class World:
                 releases.end_delays(connection, task)
 
     def operate(self) -> None:
-        """Let an operator use a verb on a task, or on one of its subtasks; most are refused."""
-        task = self.random.choice(self.tasks)
-        order = Order("operator", account="0")
-        with suppress(WrongState, RollbackProhibited, DuplicateInstance), transaction(self.engine) as connection:
-            if self.random.random() < 0.5:
-                name = self.random.choice(sorted(TASK_VERBS))
-                self.story.append(f"{name} {task.id}")
-                TASK_VERBS[name](connection, task.id, order)
-            else:
-                name = self.random.choice(sorted(SUBTASK_VERBS))
-                key = self.random.choice(sorted(task.ids))
-                self.story.append(f"{name} {task.id} {key}")
-                SUBTASK_VERBS[name](connection, task.id, task.ids[key], order)
+        """Let an operator use a verb that fits; now and then one that does not, which is refused and changes nothing."""
+        is_fit = self.random.random() >= _UNFIT
+        self._use_one_of([one for one in uses(self.engine) if (one.error is None) is is_fit])
 
-    def help_failed(self) -> None:
-        """Let an operator act on something that has failed."""
-        failed = many(self.engine, "SELECT id, task_id FROM subtasks WHERE state = 'FAILED' ORDER BY id")
-        if failed:
-            row = self.random.choice(failed)
-            order = Order("operator", account="0")
-            name = self.random.choice(["retry task", "retry", "skip", "skip", "rollback", "rollback"])
-            self.story.append(f"{name} {row['task_id']} {row['id']}")
-            with suppress(WrongState, RollbackProhibited, DuplicateInstance), transaction(self.engine) as connection:
-                if name in SUBTASK_VERBS:
-                    SUBTASK_VERBS[name](connection, row["task_id"], row["id"], order)
-                else:
-                    TASK_VERBS[name.removesuffix(" task")](connection, row["task_id"], order)
+    def _use_one_of(self, fit: Sequence[Use]) -> None:
+        """Choose what it is to come of it first, then the place, so that what is seldom possible is done when it is."""
+        ways = sorted({_way(one) for one in fit})
+        if ways:
+            [way] = self.random.choices(ways, weights=[_FAVOUR.get(name, _FAVOURED) for name, _ in ways])
+            chosen = self.random.choice([one for one in fit if _way(one) == way])
+            self._use(chosen)
+
+    def _use(self, chosen: Use) -> None:
+        command, error = chosen.command, chosen.error
+        self._tell(command.task, f"{chosen.name} {chosen.hindrance}", command.subtask)
+        if error is not None:
+            with refused(self.engine, error):
+                operate(self.engine, command, OPERATOR)
+            self.refused[chosen.name] += 1
+            return
+        task = next(one for one in self.tasks if one.id == command.task)
+        before = audit(task)
+        operate(self.engine, command, OPERATOR)
+        *rest, noted = audit(task)
+        assert rest == before, "a verb writes one row of the audit"
+        assert (noted["verb"], noted["subtask_id"], noted["principal"]) == (
+            command.verb,
+            command.subtask,
+            OPERATOR.principal,
+        )
+        self.taken[chosen.name] += 1
+
+    def mend(self) -> bool:
+        """Let an operator mend what has failed; tell whether there was something."""
+        fit = [one for one in uses(self.engine) if one.error is None and one.command.verb in _MENDING]
+        self._use_one_of(fit)
+        return bool(fit)
+
+    def mend_and_run(self) -> None:
+        """Let an operator mend something, and workers be quick about it."""
+        if self.mend():
+            self._run_ahead(self.random.choice(self._live() or self.tasks))
+
+    def _tell(self, task: TaskId, what: str, subtask: SubtaskId | None = None) -> None:
+        place, stored = next((place, one) for place, one in enumerate(self.tasks) if one.id == task)
+        key = "".join(key for key, id_ in stored.ids.items() if id_ == subtask)
+        self.story.append(f"  task {place} {key}: {what}")
 
     def pass_deadline(self) -> None:
         """Let the deadline of a task come."""
         task = self.random.choice(self.tasks)
-        if self.random.random() < 0.15:
+        if self.random.random() < 0.3:
             execute(self.engine, "UPDATE tasks SET deadline_at = now() WHERE id = :id", id=task.id)
+        self._expire_overdue()
+
+    def _expire_overdue(self) -> None:
         with transaction(self.engine) as connection:
             overdue = cancellations.overdue_tasks(connection, limit=100)
         for one in overdue:
@@ -358,34 +430,36 @@ class World:
 
     def resume_all(self) -> None:
         """Let an operator resume what is paused."""
-        for row in many(self.engine, "SELECT id FROM tasks WHERE state = 'SUSPENDED'"):
-            with transaction(self.engine) as connection:
-                TASK_VERBS["resume"](connection, row["id"], Order("operator", account="0"))
+        for one in uses(self.engine):
+            if one.name == "resume task" and one.error is None:
+                self._use(one)
 
     def step(self) -> None:
-        """Do one thing at random, faults among them."""
-        steps: list[tuple[int, Callable[[], None]]] = [
-            (8, self.dispatch),
-            (1, lambda: self.dispatch(publish=False)),
-            (8, self.deliver),
-            (1, lambda: self.deliver(keep=True)),
-            (12, lambda: self.work(("SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "RETRY", "FAILED"))),
-            (2, self.give_way),
-            (2, self.kill),
-            (3, self.rescue),
-            (1, self.speak_from_the_grave),
-            (1, self.lose_message),
-            (1, self.recall),
-            (1, lambda: self.recall(only_lost=False)),
-            (2, self.pass_time),
-            (3, self.operate),
-            (8, self.help_failed),
-            (1, self.pass_deadline),
-            (2, self.submit),
-        ]
-        [(_, chosen)] = self.random.choices(steps, weights=[weight for weight, _ in steps])
-        self.story.append(getattr(chosen, "__name__", "") if chosen.__name__ != "<lambda>" else "variant")
-        chosen()
+        """Do one thing at random, faults among them; what cannot be done at all just now is not chosen."""
+        is_busy = any(one.message is not None for one in self.processes)
+        may_deliver = bool(self.queue) and any(one.message is None for one in self.processes)
+        steps: dict[str, tuple[int, Callable[[], object]]] = {
+            "dispatch": (12, self.dispatch),
+            "dispatch and die": (1, lambda: self.dispatch(publish=False)),
+            "deliver": (12 * may_deliver, self.deliver),
+            "deliver, and keep": (1 * may_deliver, lambda: self.deliver(keep=True)),
+            "work": (16 * is_busy, lambda: self.work(VERDICTS)),
+            "give way": (2 * is_busy, self.give_way),
+            "kill": (2 * is_busy, self.kill),
+            "rescue": (3 * bool(self.dead), self.rescue),
+            "speak from the grave": (3 * bool(self.dead), self.speak_from_the_grave),
+            "lose a message": (1 * bool(self.queue), self.lose_message),
+            "recall what is lost": (1, self.recall),
+            "recall what is not lost": (1, lambda: self.recall(only_lost=False)),
+            "pass time": (2, self.pass_time),
+            "operate": (6, self.operate),
+            "mend": (12, self.mend_and_run),
+            "pass a deadline": (2, self.pass_deadline),
+            "submit": (4, self.submit_if_idle),
+        }
+        [name] = self.random.choices(list(steps), weights=[weight for weight, _ in steps.values()])
+        self.story.append(name)
+        steps[name][1]()
 
     def calm_down(self) -> None:
         """Do what goes on all the time when nothing breaks any more: dispatch, deliver, work, rescue, recall."""
@@ -397,6 +471,7 @@ class World:
         self.dead.clear()
         self.resume_all()
         self.pass_time()
+        self._expire_overdue()
         self.recall()
         for _ in range(3 * len(self.tasks)):
             self.dispatch()
@@ -429,3 +504,14 @@ def _canvas(task: StoredTask, publication: Publication) -> Canvas:
             )
             made.counts.append(0)
     return made
+
+
+def _held(connection: claims.Connection, finished: Collection[Claimed]) -> frozenset[int]:
+    """Return which of these still run under the claim that they were given."""
+    query = "SELECT id FROM subtasks WHERE (id, claim) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:claims AS bigint[])))"
+    parameters = {"ids": [one.id for one in finished], "claims": [one.claim for one in finished]}
+    return frozenset(connection.execute(text(query), parameters).scalars())
+
+
+def _way(use: Use) -> tuple[str, str]:
+    return use.name, use.hindrance

@@ -6,7 +6,7 @@ is an outcome.
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -25,7 +25,7 @@ from workers.alarm import alarm
 from workers.cancellation import SlotCancellation
 from workers.capture import capturing, make_logger
 from workers.context import Cancellation, Context, SubtaskInfo
-from workers.failures import BadArgument, Cancelled, error_message, error_type, failure_text
+from workers.failures import BadArgument, Cancelled, Interruption, error_message, error_type, failure_text
 from workers.log_sink import LogSink, Watcher
 from workers.outcome import Attempt, Raised, Returned, check_size, judge
 from workers.registry import Handler, Registry
@@ -54,9 +54,25 @@ class Finished:
 
 
 class AttemptRunner:
-    """Runs attempts in one pool process."""
+    """Runs attempts in one pool process.
 
-    def __init__(self, registry: Registry, watcher: Watcher, settings: Settings) -> None:
+    Args:
+        registry: The handlers.
+        watcher: Who writes logs while they grow.
+        settings: The limits.
+        end_programs: Ends what a handler has started and, interrupted, leaves behind: its next attempt must not run beside it.
+
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        watcher: Watcher,
+        settings: Settings,
+        *,
+        end_programs: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._end_programs = end_programs
         self._registry = registry
         self._kinds = frozenset(one.name for one in registry.kinds())
         self._watcher = watcher
@@ -83,12 +99,14 @@ class AttemptRunner:
             slot: Where the main process looks.
 
         """
-        sink = self._sink(claimed, inputs)
         began = time.monotonic()
         slot.begin(claimed.id, _kill_at(claimed.timeout))
-        ending, retryable = self._ending(
-            claimed, inputs, sink, began, SlotCancellation(slot, claimed.claim, claimed.id)
-        )
+        cancellation = SlotCancellation(slot, claimed.claim, claimed.id)
+        if cancellation.is_set():
+            slot.end()
+            return self.forgo(claimed, inputs)
+        sink = self._sink(claimed, inputs)
+        ending, retryable = self._ending(claimed, inputs, sink, began, cancellation)
         slot.end()
         finished = time.monotonic()
         attempt = Attempt(
@@ -116,6 +134,7 @@ class AttemptRunner:
             error_type=error_type(error),
             error_message=error_message(error),
             error_line=sink.reported_line,
+            begun=False,
         )
         return Finished(claimed, outcome, sink)
 
@@ -130,10 +149,12 @@ class AttemptRunner:
         try:
             handler = self._registry.find(claimed.kind)
             retryable = handler.retryable
-            with capturing(sink), alarm(claimed.timeout):
+            with capturing(sink), alarm(claimed.timeout, cancellation.is_set):
                 returned = _call(handler, claimed, inputs, _context(claimed, inputs.task, sink, began, cancellation))
             check_size(returned, limit_bytes=self._settings.max_value_bytes)
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything, and all of it is its outcome
+            if isinstance(error, Interruption):
+                self._end_programs()
             sink.report(failure_text(error))
             sink.close()
             return Raised(error, log_line=sink.reported_line), retryable
@@ -150,7 +171,6 @@ class AttemptRunner:
 
 
 def _call(handler: Handler[Any, Any], claimed: Claimed, inputs: Inputs, context: Context) -> Returned:
-    context.raise_if_cancelled()
     binding = handler.binding_for(context.operation)
     if binding is None:
         return Returned()

@@ -1,10 +1,8 @@
 """The worker's main process: one beat a second with its live pool processes and what they hold.
 
-It also ends pool processes that overran: a handler past its timeout, or past its grace when it was asked to stop, is killed
-here, because code that holds the interpreter stops no other way. Its attempt is recorded by the process that takes the dead one's place.
+Its thread does nothing else: a beat waits as long as PostgreSQL lets it.
 """
 
-import os
 import threading
 import time
 
@@ -15,10 +13,8 @@ from schema.database import transaction
 from schema.errors import Unavailable
 from schema.transitions import registrations
 from schema.transitions.registrations import Beat, WorkerInfo
-from workers.descendants import kill_with_descendants
 from workers.slots import Slots
 
-_TICK_SECONDS = 0.2  # how late a process that overran may be killed
 _log = get_logger("taskserver.worker")
 
 
@@ -48,13 +44,10 @@ class Heart:
             _log.warning("PostgreSQL is away; silence will tell", action="stop", worker=self._worker.id)
 
     def _run(self) -> None:
-        self._beat()
-        next_beat = time.monotonic() + self._seconds
-        while not self._stopping.wait(min(_TICK_SECONDS, self._seconds)):
-            self._kill_overrun()
-            if time.monotonic() >= next_beat:
-                next_beat = time.monotonic() + self._seconds
-                self._beat()
+        next_beat = time.monotonic()
+        while not self._stopping.wait(max(0.0, next_beat - time.monotonic())):
+            next_beat = time.monotonic() + self._seconds
+            self._beat()
 
     def _beat(self) -> None:
         try:
@@ -69,27 +62,10 @@ class Heart:
     def listen(self) -> Beat:
         """Return what the pool holds now."""
         held = [self._slots[index].read() for index in range(len(self._slots))]
-        alive = [one for one in held if one.process and _is_alive(one.pid)]
+        alive = [one for one in held if one.is_alive]
         return Beat(
             processes=[one.process for one in alive],
             claims=[one.claim for one in alive if one.claim],
             carriers=[one.carrier for one in alive if one.carrier],
             started=sum(self._slots[index].started for index in range(len(self._slots))),
         )
-
-    def _kill_overrun(self) -> None:
-        for index in range(len(self._slots)):
-            slot = self._slots[index]
-            held = slot.read()
-            if held.overran and _is_alive(held.pid):
-                slot.note_kill(held.process, held.begun)
-                _log.warning("killing a process past its time", action="kill", pid=held.pid, subtask=held.begun)
-                kill_with_descendants(held.pid)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -21,6 +21,13 @@ def kill_with_descendants(pid: int) -> None:
                 os.kill(one, signal.SIGKILL)
 
 
+def kill_descendants() -> None:
+    """Kill all that this process, or what it has started, has started."""
+    for one in descendants(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
 def descendants(pid: int) -> list[int]:
     """Return the pids of what the process has started, and what those have started; none where /proc does not tell."""
     children = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in _numbers(file)]

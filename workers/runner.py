@@ -26,7 +26,7 @@ from schema.wire import UnitMessage
 from workers.attempt import AttemptRunner, Finished, Inputs
 from workers.events import TaskEvents, tell_fates
 from workers.pace import Pace
-from workers.slots import Slot
+from workers.slots import NEVER, Slot
 from workers.watchdog import Watchdog
 
 _log = get_logger("taskserver.worker")
@@ -159,8 +159,8 @@ class UnitRunner:
     def _run_batch(self, unit: HeldUnit) -> None:
         clock = time.monotonic()
         while (claimed := unit.begin_next()) is not None:
-            if self._is_to_stop(claimed):
-                unit.finish(claimed.kind, self._attempts.forgo(claimed, unit.inputs))
+            self._slot.begin(claimed.id, NEVER)  # before the look, so that whoever ends it for us does not miss that
+            if not self._may_begin(unit, claimed):
                 continue
             began = time.monotonic()
             self._watchdog.begin(may_give_way=unit.may_give_way)
@@ -170,12 +170,21 @@ class UnitRunner:
             unit.finish(claimed.kind, finished)
         self._watchdog.end()
 
-    def _is_to_stop(self, claimed: Claimed) -> bool:
-        """Tell whether a subtask was asked to stop before it began."""
+    def _may_begin(self, unit: HeldUnit, claimed: Claimed) -> bool:
+        """Tell whether a subtask may begin: it was not asked to stop; one that was ends here, if it has not been ended for us."""
         if not self._slot.is_stopping(claimed.claim):
-            return False
-        found = self._persist(lambda connection, _: cancellations.asked_to_stop(connection, [self._process]))
-        return claimed.id in {one.id for one in found}
+            return True
+        held = self._persist(
+            lambda connection, _: cancellations.held_under(connection, process=self._process, claim=claimed.claim)
+        )
+        if claimed.id not in held:
+            unit.clean = False
+        elif held[claimed.id]:
+            unit.finish(claimed.kind, self._attempts.forgo(claimed, unit.inputs))
+        else:
+            return True
+        self._slot.end()
+        return False
 
     def _record_and_claim(self, unit: HeldUnit) -> None:
         finished = unit.take_finished()

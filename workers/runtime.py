@@ -19,13 +19,17 @@ from schema.transitions import registrations, rescues
 from schema.transitions.logs import LogRow, write_logs
 from schema.transitions.registrations import WorkerInfo
 from schema.transitions.rescues import LostClaim, Seen
+from workers.alarm import ignore_rings
 from workers.attempt import AttemptRunner
 from workers.audience import Audience
 from workers.beat import Heart
 from workers.canceler import Canceler
 from workers.capture import Capture
 from workers.definitions import register_definitions
+from workers.descendants import kill_descendants
 from workers.events import EventSender, TaskEvents, tell_fates
+from workers.failures import TimedOut
+from workers.killer import Killer
 from workers.log_sink import LogFlusher
 from workers.registry import Registry, load_handlers
 from workers.runner import UnitRunner
@@ -46,6 +50,7 @@ class Runtime:
         self._slots: Slots | None = None
         self._heart: Heart | None = None
         self._canceler: Canceler | None = None
+        self._killer: Killer | None = None
         self._runner: UnitRunner | None = None
         self._audience = Audience()
         self._events: TaskEvents | None = None
@@ -78,21 +83,23 @@ class Runtime:
             register_definitions(connection, self._registry.definitions(), self._settings, creator=name)
             registrations.register_worker(connection, worker)
         self._heart = Heart(engine, self._slots, worker, seconds=self._settings.beat_seconds)
-        self._canceler = Canceler(engine, self._slots, grace_seconds=self._settings.cancel_grace_seconds)
+        grace = self._settings.cancel_grace_seconds
+        self._canceler = Canceler(engine, self._slots, grace_seconds=grace)
+        self._killer = Killer(self._slots, grace_seconds=grace)
         settle_collector()
 
     def start_heart(self) -> None:
-        """Begin to beat and to ask what is cancelled to stop; in the main process, once it takes messages."""
-        if self._heart is not None and self._canceler is not None:
-            self._heart.start()
-            self._canceler.start()
+        """Begin to beat, to ask what is cancelled to stop, and to kill what overran; in the main process, once it takes messages."""
+        for one in (self._killer, self._heart, self._canceler):
+            if one is not None:
+                one.start()
 
     def stop_heart(self) -> None:
-        """Stop to beat; in the main process, once the pool has ended."""
+        """Stop all of that; in the main process, once the pool has ended."""
         self._audience.stop()
-        if self._heart is not None and self._canceler is not None:
-            self._canceler.stop()
-            self._heart.stop()
+        for one in (self._canceler, self._heart, self._killer):
+            if one is not None:
+                one.stop()
 
     def watch_audience(self, app: Celery) -> None:
         """Begin to tell of subtasks while somebody listens; in the main process."""
@@ -132,9 +139,11 @@ class Runtime:
         engine = self._engine("worker")
         process = _draw_process_number(engine)
         slot = self._slots[index]
+        ignore_rings()
         left = slot.take_over(process, os.getpid())
         Capture().install()
-        attempts = AttemptRunner(self._registry, LogFlusher(lambda rows: _write_logs(engine, rows)), self._settings)
+        flusher = LogFlusher(lambda rows: _write_logs(engine, rows))
+        attempts = AttemptRunner(self._registry, flusher, self._settings, end_programs=kill_descendants)
         executor = f"{socket.gethostname()}:{os.getpid()}"
         self._events = TaskEvents(
             EventSender(app, self._name).send, hostname=self._name, listens=self._audience.listens
@@ -158,7 +167,11 @@ class Runtime:
 
     def _rescue(self, engine: Engine, events: TaskEvents, left: Held) -> None:
         lost = LostClaim(TaskId(left.task), left.claim, left.process)
-        seen = Seen(SubtaskId(left.begun) if left.begun else None, timed_out=left.was_killed)
+        seen = Seen(
+            SubtaskId(left.begun) if left.begun else None,
+            timed_out=left.was_killed,
+            final_timeouts=self._final_timeouts(),
+        )
         try:
             with transaction(engine) as connection:
                 ids = rescues.rescue(connection, lost, seen=seen)
@@ -167,6 +180,13 @@ class Runtime:
         if ids:
             _log.warning("claim rescued", action="rescue", task=left.task, claim=left.claim, subtasks=len(ids))
             tell_fates(engine, events, ids)
+
+    def _final_timeouts(self) -> frozenset[str]:
+        """Return the kinds of which a timeout is not worth another attempt."""
+        registry = self._registry
+        assert registry is not None
+        overrun = TimedOut()
+        return frozenset(kind for kind in self.kinds() if not registry.find(kind).retryable.covers(overrun))
 
     def _engine(self, name: str) -> Engine:
         return make_engine(self._settings.require_database(), name=f"taskserver-{name}", pool_size=_CONNECTIONS)

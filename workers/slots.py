@@ -6,6 +6,7 @@ for itself. A process that takes over a dead one's place finds there what the de
 """
 
 import mmap
+import os
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -52,6 +53,17 @@ class Held:
     stopping: int
 
     @property
+    def is_alive(self) -> bool:
+        """Tell whether the process is there; who may not be asked is a stranger who got its pid."""
+        if not self.process:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    @property
     def was_killed(self) -> bool:
         """Tell whether the main process ended it because what it had taken up overran.
 
@@ -64,8 +76,16 @@ class Held:
         """Tell whether a handler is at work past the time by which it had to end, or was asked to."""
         if not self.begun or not self.kill_at:
             return False
-        is_asked = self.stop == self.begun and self.stop_under == self.claim
-        return time.monotonic_ns() > (min(self.kill_at, self.stop_by) if is_asked else self.kill_at)
+        return time.monotonic_ns() > (min(self.kill_at, self.stop_by) if self._is_asked else self.kill_at)
+
+    def is_stubborn(self, left_nanoseconds: int) -> bool:
+        """Tell whether a handler is at work that was asked to stop, and has no more than so long left for it."""
+        is_at_work = bool(self.begun and self.kill_at)
+        return is_at_work and self._is_asked and time.monotonic_ns() > self.stop_by - left_nanoseconds
+
+    @property
+    def _is_asked(self) -> bool:
+        return self.stop == self.begun and self.stop_under == self.claim
 
 
 class Slot:

@@ -77,7 +77,8 @@ FROM task_progress AS p WHERE p.id = t.id AND t.id = :task AND t.state IN ('CREA
 )
 _STOP = text(
     """
-UPDATE task_progress SET open = false, opens_at = NULL, stopping = :why, change_number = change_number + 1 WHERE id = :task
+UPDATE task_progress SET open = false, opens_at = NULL, stopping = :why, turning = NULL, change_number = change_number + 1
+WHERE id = :task
 """
 )
 
@@ -163,6 +164,20 @@ SELECT id, claim FROM subtasks WHERE process = ANY (CAST(:processes AS bigint[])
     AND state IN ('RUNNING', 'CANCELING')
 """
 )
+
+
+_HELD = text(
+    """
+SELECT id, state = 'CANCELING' AS is_stopping FROM subtasks
+WHERE process = :process AND claim = :claim AND state IN ('RUNNING', 'CANCELING')
+"""
+)
+
+
+def held_under(connection: Connection, *, process: int, claim: int) -> dict[SubtaskId, bool]:
+    """Return what the process holds under the claim, and of each whether it is to stop."""
+    rows = connection.execute(_HELD, {"process": process, "claim": claim})
+    return {SubtaskId(row.id): row.is_stopping for row in rows}
 
 
 def asked_to_stop(connection: Connection, processes: Sequence[int]) -> list[Stopping]:

@@ -45,7 +45,7 @@ _MEMBERS = [one.name for one in fields(Claimed) if one.name != "from_keys"]
 _CLAIM = text(
     """
 WITH number AS MATERIALIZED (
-    SELECT nextval('claim_numbers') AS claim
+    SELECT nextval('claim_numbers') AS claim, clock_timestamp() AS now
 ), allowed AS MATERIALIZED (
     SELECT r.id
     FROM task_progress AS p CROSS JOIN unnest(CAST(:ids AS bigint[])) AS asked (id) JOIN subtasks AS r ON r.id = asked.id
@@ -59,7 +59,7 @@ WITH number AS MATERIALIZED (
 ), taken AS (
     UPDATE subtasks AS s
     SET state = 'RUNNING', claim = number.claim, process = :process, executor = :executor, attempt = s.attempt + 1,
-        starts = s.starts + 1, started_at = clock_timestamp(), attempted_at = coalesce(s.attempted_at, clock_timestamp())
+        starts = s.starts + 1, started_at = number.now, attempted_at = coalesce(s.attempted_at, number.now), declined = false
     FROM number, allowed WHERE s.id = allowed.id
     RETURNING s.id, s.claim, s.operation, s.attempt, s.failures, s.generation, s.started_at
 ), moved AS (
@@ -96,22 +96,25 @@ def claimed(rows: Iterable[Row]) -> list[Claimed]:
     return [Claimed(**{name: row[name] for name in _MEMBERS}, from_keys=tuple(row["from_keys"] or ())) for row in rows]
 
 
+# For a subtask `s` that goes back to PENDING, given its row `b (claimed, begun)` of before: an attempt that was claimed is not
+# counted. Unless it may have begun, it also takes back `attempted_at` where the claim itself had set it, at one moment with
+# `started_at`.
+GOES_BACK = """state = 'PENDING', carrier = NULL, claim = NULL, process = NULL, started_at = NULL,
+        attempt = s.attempt - b.claimed::int, starts = s.starts - b.claimed::int,
+        attempted_at = CASE WHEN b.claimed AND NOT b.begun THEN nullif(s.attempted_at, s.started_at) ELSE s.attempted_at END"""
 _RETURN = text(
-    """
+    f"""
 WITH before AS (
-    SELECT id, state FROM subtasks
+    SELECT id, state = 'RUNNING' AS claimed, id = ANY (CAST(:begun AS bigint[])) AS begun FROM subtasks
     WHERE id = ANY (CAST(:ids AS bigint[])) AND task_id = :task
         AND ((state = 'READY' AND carrier = :carrier)
             OR (state = 'RUNNING' AND process = :process AND (:claim = 0 OR claim = :claim)))
 ), returned AS (
-    UPDATE subtasks AS s
-    SET state = 'PENDING', carrier = NULL, claim = NULL, process = NULL, started_at = NULL,
-        attempt = s.attempt - (b.state = 'RUNNING')::int, starts = s.starts - (b.state = 'RUNNING')::int,
-        attempted_at = CASE WHEN s.attempt - (b.state = 'RUNNING')::int = 0 THEN NULL ELSE s.attempted_at END
+    UPDATE subtasks AS s SET {GOES_BACK}
     FROM before AS b WHERE s.id = b.id
-    RETURNING s.id, b.state AS old_state
+    RETURNING s.id, b.claimed
 ), counted AS (
-    SELECT count(*)::int AS n, (count(*) FILTER (WHERE old_state = 'RUNNING'))::int AS claimed FROM returned
+    SELECT count(*)::int AS n, (count(*) FILTER (WHERE r.claimed))::int AS claimed FROM returned AS r
 ), moved AS (
     UPDATE task_progress SET pending = pending + n, startable = startable + n, running = running - claimed,
         ready = ready - (n - claimed), change_number = change_number + 1
@@ -123,17 +126,26 @@ SELECT id FROM returned
 
 
 def hand_back(
-    connection: Connection, task: TaskId, ids: Sequence[SubtaskId], *, carrier: int, claim: int | None, process: int
+    connection: Connection,
+    task: TaskId,
+    ids: Sequence[SubtaskId],
+    *,
+    carrier: int,
+    claim: int | None,
+    process: int,
+    begun: Sequence[SubtaskId] = (),
 ) -> list[SubtaskId]:
     """Return what this unit holds but has not begun to PENDING, uncharged, and leave what follows to the dispatcher.
 
     Covers a slice that gives way, a claim refused by a limit, and a claim whose commit was never answered: with
-    `claim=None` whatever the process holds of `ids` goes back. It may have been the last that a failing task waited for,
-    and so settle the task. The transaction must hold the task's progress row.
+    `claim=None` whatever the process holds of `ids` goes back. Those in `begun` may have run, with an end that nobody
+    recorded: they count as begun from then on. It may have been the last that a failing task waited for, and so settle the
+    task. The transaction must hold the task's progress row.
     Returns the ids that went back.
     """
-    parameters = {"ids": list(ids), "task": task, "carrier": carrier, "claim": claim or 0, "process": process}
-    returned = [SubtaskId(one) for one in connection.execute(_RETURN, parameters).scalars()]
+    parameters = {"ids": list(ids), "begun": list(begun), "task": task}
+    fence = {"carrier": carrier, "claim": claim or 0, "process": process}
+    returned = [SubtaskId(one) for one in connection.execute(_RETURN, {**parameters, **fence}).scalars()]
     drop_followers(connection, task, carrier)
     if returned:
         after = progress.read(connection, task)

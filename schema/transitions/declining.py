@@ -13,24 +13,22 @@ from schema.transitions import claims, progress, settlement
 
 # After a second, and a second more for each minute that the task is old.
 _DECLINE = text(
-    """
+    f"""
 WITH before AS (
-    SELECT s.id, s.state FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
+    SELECT s.id, s.state = 'RUNNING' AS claimed, false AS begun FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
     WHERE s.id = ANY (CAST(:ids AS bigint[])) AND s.task_id = :task AND d.kind <> ALL (CAST(:kinds AS text[]))
         AND ((s.state = 'READY' AND s.carrier = :carrier)
             OR (s.state = 'RUNNING' AND s.process = :process AND s.claim = :claim))
 ), declined AS (
     UPDATE subtasks AS s
-    SET state = 'PENDING', carrier = NULL, claim = NULL, process = NULL, started_at = NULL,
-        attempt = s.attempt - (b.state = 'RUNNING')::int, starts = s.starts - (b.state = 'RUNNING')::int,
-        attempted_at = CASE WHEN s.attempt - (b.state = 'RUNNING')::int = 0 THEN NULL ELSE s.attempted_at END,
+    SET {claims.GOES_BACK}, declined = true,
         scheduled_at = now() + interval '1 second' * (
             SELECT least(10, 1 + extract(epoch FROM now() - to_timestamp(t.created_at / 1000.0))::float8 / 60) FROM tasks AS t WHERE t.id = :task
         )
     FROM before AS b WHERE s.id = b.id
-    RETURNING s.id, b.state AS old_state
+    RETURNING s.id, b.claimed
 ), counted AS (
-    SELECT count(*)::int AS n, (count(*) FILTER (WHERE old_state = 'RUNNING'))::int AS claimed FROM declined
+    SELECT count(*)::int AS n, (count(*) FILTER (WHERE d.claimed))::int AS claimed FROM declined AS d
 ), moved AS (
     UPDATE task_progress SET pending = pending + n, running = running - claimed, ready = ready - (n - claimed),
         change_number = change_number + 1

@@ -20,7 +20,7 @@ SETTLED_CHANNEL = "taskserver_settled"
 
 COLUMNS = (
     "id, open, startable, pending, ready, running, canceling, failed, successful, allowed, concurrency, stopping, undoing,"
-    " change_number"
+    " turning, change_number"
 )
 Stop = Literal["CANCEL", "DEADLINE"]
 
@@ -30,7 +30,8 @@ class Progress:
     """One task's counters by state, and its course.
 
     `allowed` counts the FAILED that may fail; no step of a rollback may. `open` is False while nothing may start. `stopping` tells why the task ends as
-    soon as nothing runs. `undoing` counts the subtasks still to be rolled back; None while the task goes forward.
+    soon as nothing runs. `undoing` counts the subtasks still to be rolled back; None while the task goes forward. `turning` is
+    not None while a verb goes on in portions (`schema.transitions.turning`).
     """
 
     id: TaskId
@@ -46,6 +47,7 @@ class Progress:
     concurrency: int | None
     stopping: Stop | None
     undoing: int | None
+    turning: int | None
     change_number: int
 
     @classmethod
@@ -81,7 +83,7 @@ class Progress:
     @property
     def may_start(self) -> bool:
         """Tell whether something of the task waits for a release."""
-        return self.open and self.startable > 0 and self.room != 0
+        return self.open and self.turning is None and self.startable > 0 and self.room != 0
 
     @property
     def room(self) -> int | None:

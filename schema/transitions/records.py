@@ -25,7 +25,8 @@ class Outcome:
     """How one attempt ended, judged before the database is touched.
 
     Texts hold no NUL. `delay_seconds` goes with RETRY. `lost` says that nobody saw the end, because the worker died: it
-    is recorded as such and does not count as a failure of the handler.
+    is recorded as such and does not count as a failure of the handler. The `result` of one that failed is kept on the attempt.
+    One that is not `begun` ended before its handler was called: there is nothing to undo.
     """
 
     id: SubtaskId
@@ -38,6 +39,7 @@ class Outcome:
     error_message: str | None = None
     error_line: int | None = None
     lost: bool = False
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def record(
     request = record_request(locked.id, outcomes, claim=claim, backwards=locked.undoing is not None)
     rows = connection.execute(request.statement, request.parameters).mappings().all()
     recorded = follow_up(connection, locked, rows, expected=len(outcomes), carrier=carrier)
-    keep_results(connection, recorded, outcomes, claim=claim)
+    supplement(connection, recorded, outcomes, claim=claim)
     return recorded
 
 
@@ -188,6 +190,19 @@ def follow_up(
     return Recorded(frozenset(row["ids"]), after, clean=clean, canceled=frozenset(row["canceled_ids"] or ()))
 
 
+def supplement(connection: Connection, recorded: Recorded, outcomes: Sequence[Outcome], *, claim: int) -> None:
+    """Write what few outcomes have, in the record's transaction: the statement of every step must stay short."""
+    counted = [one for one in outcomes if one.id in recorded.ids]
+    _keep_results(connection, recorded, counted, claim=claim)
+    unbegun = [one.id for one in counted if not one.begun]
+    if unbegun:
+        connection.execute(_TAKE_BACK, {"ids": unbegun})
+
+
+# Where the claim itself had set it, at one moment with `started_at`; who had begun under an earlier one has begun.
+_TAKE_BACK = text(
+    "UPDATE subtasks SET attempted_at = NULL WHERE id = ANY (CAST(:ids AS bigint[])) AND attempted_at = started_at"
+)
 _KEEP = text(
     """
 UPDATE subtask_attempts AS a SET result = o.result
@@ -197,9 +212,16 @@ WHERE a.subtask_id = o.id AND a.claim = :claim
 )
 
 
-def keep_results(connection: Connection, recorded: Recorded, outcomes: Sequence[Outcome], *, claim: int) -> None:
-    """Keep on their attempts what handlers returned although they had been asked to stop; in the record's transaction."""
-    kept = [one for one in outcomes if one.id in recorded.canceled and one.result is not None]
+def _keep_results(connection: Connection, recorded: Recorded, outcomes: Sequence[Outcome], *, claim: int) -> None:
+    """Keep on their attempts the results that are not the subtask's.
+
+    That is what a handler returned although it had been asked to stop, and what one that failed had been answered.
+    """
+    kept = [
+        one
+        for one in outcomes
+        if one.result is not None and (one.verdict != "SUCCESSFUL" or one.id in recorded.canceled)
+    ]
     if kept:
         connection.execute(_KEEP, {"outcomes": _encode(kept), "claim": claim})
 

@@ -51,16 +51,20 @@ def find_lost_claims(connection: Connection, *, silence_seconds: float, limit: i
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the parent of a dead process saw: the subtask that was running, if any, and whether it had overrun."""
+    """What the parent of a dead process saw: the subtask that was running, if any, and whether it had overrun.
+
+    `final_timeouts` are the kinds of which a timeout is not worth another attempt.
+    """
 
     begun: SubtaskId | None
     timed_out: bool = False
+    final_timeouts: frozenset[str] = frozenset()
 
 
 _HELD = text(
     """
 SELECT s.id, s.state, s.carrier, s.started_at, greatest(now(), s.started_at) AS now, s.executor, s.failures,
-    d.max_attempts, d.backoff_seconds, d.timeout,
+    d.kind, d.max_attempts, d.backoff_seconds, d.timeout,
     d.lost_is_failure, d.lost_is_failure OR s.starts >= greatest(d.max_attempts, :cap) AS is_last
 FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
 WHERE s.task_id = :task AND s.claim = :claim AND s.process = :process AND s.state IN ('RUNNING', 'CANCELING')
@@ -75,10 +79,10 @@ def rescue(connection: Connection, lost: LostClaim, *, seen: Seen | None) -> lis
     """Bring back what a dead process held; return the ids.
 
     The subtask that was running is charged with a start: it runs again, or fails with the reason once it has been lost
-    too often. What had not begun goes back uncharged, and so does what had ended
-    without a record, except where it may not be done twice. When nobody saw which one was running, all go back uncharged and
-    run isolated, so that the next loss is known; but what may not be done twice fails, because it may have run. The
-    transaction must be durable and hold no lock yet.
+    too often. What had not begun goes back uncharged, and so does what had ended without a record, except where it may not
+    be done twice. When nobody saw which one was running, all go back uncharged and run isolated, so that the next loss is
+    known; but what may not be done twice fails, because it may have run. What goes back and may have run has begun: a
+    rollback undoes it. The transaction must be durable and hold no lock yet.
     """
     locked = progress.lock(connection, lost.task)
     parameters = {"task": lost.task, "claim": lost.claim, "process": lost.process, "cap": LOST_STARTS}
@@ -89,12 +93,13 @@ def rescue(connection: Connection, lost: LostClaim, *, seen: Seen | None) -> lis
     charged = _charged(held, seen)
     returned = [row["id"] for row in held if row not in charged]
     unit = connection.execute(_UNIT, {"task": lost.task, "carrier": carrier}).scalars().all()
-    claims.hand_back(connection, lost.task, [*returned, *unit], carrier=carrier, claim=lost.claim, process=lost.process)
+    begun = [row["id"] for row in held if row not in charged and _may_have_run(row, seen)]
+    fence = {"carrier": carrier, "claim": lost.claim, "process": lost.process}
+    claims.hand_back(connection, lost.task, [*returned, *unit], begun=begun, **fence)
     if seen is None:
         connection.execute(_ISOLATE, {"ids": returned})
     if charged:
-        overran = seen.begun if seen is not None and seen.timed_out else None
-        outcomes = [_overran(row) if row["id"] == overran else _lost(row) for row in charged]
+        outcomes = [_outcome(row, seen) for row in charged]
         logs.append_lines(
             connection, lost.claim, {one.id: f"{one.error_type}: {one.error_message}" for one in outcomes}
         )
@@ -119,7 +124,13 @@ def _may_have_run(row: RowMapping, seen: Seen | None) -> bool:
     return seen is None or (seen.begun is not None and row["id"] <= seen.begun)
 
 
-def _lost(row: RowMapping) -> records.Outcome:
+def _outcome(row: RowMapping, seen: Seen | None) -> records.Outcome:
+    if seen is not None and seen.timed_out and row["id"] == seen.begun:
+        return _overran(row, is_final=row["kind"] in seen.final_timeouts)
+    return _lost(row, begun=_may_have_run(row, seen))
+
+
+def _lost(row: RowMapping, *, begun: bool) -> records.Outcome:
     return records.Outcome(
         id=row["id"],
         verdict="FAILED" if row["is_last"] else "RETRY",
@@ -128,11 +139,12 @@ def _lost(row: RowMapping) -> records.Outcome:
         error_type="worker_lost",
         error_message=f"the worker process {row['executor']} died while it held this subtask",
         lost=True,
+        begun=begun,
     )
 
 
-def _overran(row: RowMapping) -> records.Outcome:
-    again = row["failures"] + 1 < row["max_attempts"]
+def _overran(row: RowMapping, *, is_final: bool) -> records.Outcome:
+    again = not is_final and row["failures"] + 1 < row["max_attempts"]
     return records.Outcome(
         id=row["id"],
         verdict="RETRY" if again else "FAILED",

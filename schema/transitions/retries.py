@@ -4,23 +4,27 @@ It grants the attempts anew, while the attempt number goes on, and gives the han
 has ended well runs again.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, text
 
 from schema.errors import WrongState
 from schema.identity import SubtaskId, TaskId
 from schema.states import Operation, SubtaskState, TaskState
-from schema.transitions import claims, orders, progress, reopening
+from schema.transitions import claims, orders, progress, reopening, turning
 from schema.transitions.orders import Order, Subject
+from schema.transitions.progress import Progress
 
 _BEGUN = {TaskState.RUNNING, TaskState.SUSPENDED, TaskState.FAILED}
+_FAILED = text(
+    "SELECT id FROM subtasks WHERE task_id = :task AND state = 'FAILED' AND id < :below ORDER BY id DESC LIMIT :most"
+)
 _AGAIN = text(
     """
 WITH again AS (
     UPDATE subtasks SET state = 'PENDING', operation = 'RETRY', failures = 0, starts = 0, generation = generation + 1,
         finalized_at = NULL, scheduled_at = NULL, carrier = NULL
-    WHERE task_id = :task AND state = 'FAILED' AND (CAST(:subtask AS bigint) IS NULL OR id = :subtask)
+    WHERE id = ANY (CAST(:ids AS bigint[])) AND task_id = :task AND state = 'FAILED'
     RETURNING pending_upstreams = 0 AND gate IS NULL AS startable, allow_failure
 ), counted AS (
     SELECT count(*)::int AS n, (count(*) FILTER (WHERE startable))::int AS startable,
@@ -46,15 +50,15 @@ def retry_subtask(connection: Connection, task: TaskId, subtask: SubtaskId, orde
     subject = _retryable(connection, task, order, _BEGUN)
     part = orders.find_subtask(connection, task, subtask)
     part.require("retry", SubtaskState.FAILED)
-    _hold_followers(connection, subject, subtask)
-    connection.execute(_AGAIN, {"task": task, "subtask": subtask})
+    _refuse_busy_follower(connection, subject, subtask)
+    _run_again(connection, subject.progress, [subtask])
     reopening.reopen(connection, subject, subject.operation)
     progress.wake_dispatcher(connection, task)
     orders.note(connection, "retry", order, subject, part)
 
 
 def retry_task(connection: Connection, task: TaskId, order: Order) -> None:
-    """Run all FAILED subtasks of a FAILED task again.
+    """Run all FAILED subtasks of a FAILED task again; of very many a dispatcher turns the rest.
 
     Raises:
         NotFound: The account has no such task.
@@ -65,8 +69,7 @@ def retry_task(connection: Connection, task: TaskId, order: Order) -> None:
     subject = _retryable(connection, task, order, {TaskState.FAILED})
     if subject.progress.total == 0:
         raise subject.refuse("retry", "has no subtasks")
-    _hold_followers(connection, subject, None)
-    connection.execute(_AGAIN, {"task": task, "subtask": None})
+    turn(connection, subject.progress, below=turning.FROM_THE_LAST)
     reopening.reopen(connection, subject, Operation.RETRY)
     orders.note(connection, "retry", order, subject)
 
@@ -81,47 +84,66 @@ def _retryable(connection: Connection, task: TaskId, order: Order, states: Colle
     return subject
 
 
+def turn(connection: Connection, locked: Progress, *, below: int) -> None:
+    """Let a portion of what failed run again, from the last below this id on. Holds the progress row; nothing of it runs."""
+    parameters = {"task": locked.id, "below": below, "most": turning.MOST_SUBTASKS}
+    failed = connection.execute(_FAILED, parameters).scalars().all()
+    portion = turning.fitting(connection, failed) if locked.allowed else failed
+    _run_again(connection, locked, portion)
+    more = len(portion) < len(failed) or len(portion) == turning.MOST_SUBTASKS
+    turning.note(connection, locked.id, below=portion[-1] if more else None)
+
+
 # What an allowed failure has let go on, and has not begun, waits again.
 _BUSY_FOLLOWER = text(
     """
 SELECT d.key FROM subtasks AS s JOIN subtask_edges AS e ON e.upstream_id = s.id
     JOIN subtasks AS f ON f.id = e.downstream_id JOIN subtask_specs AS d ON d.id = f.id
-WHERE s.task_id = :task AND s.state = 'FAILED' AND s.allow_failure AND (CAST(:subtask AS bigint) IS NULL OR s.id = :subtask)
+WHERE s.task_id = :task AND s.state = 'FAILED' AND s.allow_failure AND s.id = :subtask
     AND f.state IN ('RUNNING', 'CANCELING')
 LIMIT 1
 """
 )
 _HOLD = text(
     """
-UPDATE subtasks AS f SET pending_upstreams = f.pending_upstreams + held.n
-FROM (
-    SELECT e.downstream_id AS id, count(*)::int AS n
-    FROM subtasks AS s JOIN subtask_edges AS e ON e.upstream_id = s.id
-    WHERE s.task_id = :task AND s.state = 'FAILED' AND s.allow_failure
-        AND (CAST(:subtask AS bigint) IS NULL OR s.id = :subtask)
-    GROUP BY e.downstream_id
-) AS held
-WHERE f.id = held.id
+WITH held AS (
+    UPDATE subtasks AS f SET pending_upstreams = f.pending_upstreams + more.n
+    FROM (
+        SELECT e.downstream_id AS id, count(*)::int AS n
+        FROM subtasks AS s JOIN subtask_edges AS e ON e.upstream_id = s.id
+        WHERE s.id = ANY (CAST(:ids AS bigint[])) AND s.task_id = :task AND s.state = 'FAILED' AND s.allow_failure
+        GROUP BY e.downstream_id
+    ) AS more
+    WHERE f.id = more.id
+    RETURNING f.pending_upstreams = more.n AND f.state = 'PENDING' AND f.carrier IS NULL AND f.scheduled_at IS NULL
+        AND f.gate IS NULL AS was_startable
+)
+UPDATE task_progress AS p SET startable = p.startable - n, change_number = p.change_number + 1
+FROM (SELECT (count(*) FILTER (WHERE was_startable))::int AS n FROM held) AS counted WHERE p.id = :task AND n > 0
 """
 )
 
 
-def _hold_followers(connection: Connection, subject: Subject, subtask: SubtaskId | None) -> None:
-    """Count the subtasks that failed as they might, and are to run again, against what follows them.
+def _refuse_busy_follower(connection: Connection, subject: Subject, subtask: SubtaskId) -> None:
+    """Check that nothing runs that an allowed failure of the subtask has let go on.
 
     Raises:
-        WrongState: What follows one of them runs.
+        WrongState: Something does.
 
     """
     if not subject.progress.allowed:
         return
-    parameters = {"task": subject.id, "subtask": subtask}
-    busy = connection.execute(_BUSY_FOLLOWER, parameters).scalar_one_or_none()
+    busy = connection.execute(_BUSY_FOLLOWER, {"task": subject.id, "subtask": subtask}).scalar_one_or_none()
     if busy is not None:
         raise WrongState(
             f"subtask {busy!r} of task {subject.id} runs, which follows what is to be retried: wait until it has ended",
             target=busy,
         )
-    claims.recall_all(connection, subject.id)
-    connection.execute(_HOLD, parameters)
-    progress.recount_startable(connection, subject.id)
+
+
+def _run_again(connection: Connection, locked: Progress, ids: Sequence[int]) -> None:
+    parameters = {"task": locked.id, "ids": ids}
+    if locked.allowed:
+        claims.recall_all(connection, locked.id)
+        connection.execute(_HOLD, parameters)
+    connection.execute(_AGAIN, parameters)

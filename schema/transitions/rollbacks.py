@@ -2,92 +2,36 @@
 
 The fan-in is that of going forward, turned around: each row counts its downstreams that are not undone yet
 (`rollback_downstreams`) and waits behind the gate 'downstreams'; the end of the last of them opens it. What is undone stands
-PENDING behind the gate 'undone'. `task_progress.undoing` counts what is left; at 0 the task is ROLLED_BACK.
+PENDING behind the gate 'undone'. `task_progress.undoing` counts what is left; at 0 the task is ROLLED_BACK. Subtasks are
+turned around from the last on, in portions: whatever follows one has been turned before it, so it knows what it waits for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from schema.errors import RollbackProhibited
 from schema.identity import SubtaskId, TaskId
-from schema.states import Operation, TaskState
-from schema.transitions import orders, progress, reopening, settlement
+from schema.states import Operation, SubtaskState, TaskState
+from schema.transitions import orders, progress, reopening, settlement, turning
 from schema.transitions.orders import Order, Subject
-from schema.transitions.progress import Progress
 
-# The task's subtasks by the range of their ids, which ascend with the series: `subtasks` has no index by task alone.
-_BEGUN = """
-s.task_id = :task AND (s.state IN ('SUCCESSFUL', 'FAILED') OR s.attempted_at IS NOT NULL)
-    AND s.id BETWEEN (SELECT id FROM subtask_specs WHERE task_id = :task ORDER BY series_id LIMIT 1)
-    AND (SELECT id FROM subtask_specs WHERE task_id = :task ORDER BY series_id DESC LIMIT 1)
-"""
-_HANDLED = "d.has_rollback AND s.attempted_at IS NOT NULL"
-_LOOK = text(
-    f"""
-SELECT count(s.id) AS begun, count(s.id) FILTER (WHERE {_HANDLED}) AS handled,
-    (SELECT prohibit_rollback FROM tasks WHERE id = :task) AS prohibited,
-    (array_agg(d.key ORDER BY s.id) FILTER (WHERE d.prohibit_rollback AND s.attempted_at IS NOT NULL))[1] AS key
-FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id WHERE {_BEGUN}
-"""
-)
-_TURNED = """
-    state = 'PENDING', operation = 'ROLLBACK', pending_upstreams = 0, carrier = NULL, scheduled_at = NULL,
-    failures = 0, starts = 0, generation = s.generation + 1
-"""
-_COUNT = """
-UPDATE task_progress AS p SET pending = p.pending + p.failed + p.successful, failed = 0, allowed = 0, successful = 0,
-    undoing = {undoing}, change_number = p.change_number + 1
-WHERE p.id = :task
-"""
-# Subqueries that stay such, instead of joins: nobody can tell the planner how many have begun, and a wrong guess would compare
-# every row with every other.
-_TURN = text(
-    f"""
-WITH counted AS MATERIALIZED (
-    SELECT s.id, (
-        SELECT count(*)::int FROM subtask_edges AS e CROSS JOIN LATERAL (
-            SELECT FROM subtasks AS f
-            WHERE f.id = e.downstream_id AND (f.state IN ('SUCCESSFUL', 'FAILED') OR f.attempted_at IS NOT NULL) OFFSET 0
-        ) AS begun
-        WHERE e.upstream_id = s.id
-    ) AS n FROM subtasks AS s WHERE {_BEGUN}
-), turned AS (
-    UPDATE subtasks AS s SET {_TURNED}, rollback_downstreams = c.n, gate = CASE WHEN c.n > 0 THEN 'downstreams' END,
-        finalized_at = NULL
-    FROM counted AS c WHERE s.id = c.id
-)
-{_COUNT.format(undoing="(SELECT count(*) FROM counted)")}
-"""
-)
-_UNDO_ALL = text(
-    f"""
-WITH turned AS (
-    UPDATE subtasks AS s SET {_TURNED}, rollback_downstreams = 0, gate = 'undone', finalized_at = now()
-    WHERE {_BEGUN}
-)
-{_COUNT.format(undoing="0")}
-"""
-)
-_TURN_AGAIN = text(
+_PROHIBITED = text(
     """
-WITH again AS (
-    UPDATE subtasks SET state = 'PENDING', operation = 'ROLLBACK', finalized_at = NULL, failures = 0, starts = 0,
-        generation = generation + 1
-    WHERE task_id = :task AND state = 'FAILED'
-    RETURNING id
-), counted AS (
-    SELECT count(*)::int AS n FROM again
-)
-UPDATE task_progress AS p SET pending = p.pending + n, failed = p.failed - n, startable = p.startable + n,
-    change_number = p.change_number + 1
-FROM counted WHERE p.id = :task
+SELECT prohibit_rollback AS task, (
+    SELECT d.key FROM subtask_specs AS d JOIN subtasks AS s ON s.id = d.id
+    WHERE d.task_id = :task AND d.prohibit_rollback AND s.attempted_at IS NOT NULL ORDER BY d.series_id LIMIT 1
+) AS subtask
+FROM tasks WHERE id = :task
 """
 )
 
 
 def rollback(connection: Connection, task: TaskId, order: Order) -> None:
     """Undo what began in a FAILED task; after a failed rollback, go on with what has not been undone.
+
+    Of a large task a first portion is turned around here; the task is RUNNING, and a dispatcher turns the rest.
 
     Raises:
         NotFound: The account has no such task.
@@ -99,35 +43,127 @@ def rollback(connection: Connection, task: TaskId, order: Order) -> None:
     subject = orders.lock_task(connection, task, order)
     subject.require("rollback", {TaskState.FAILED})
     if subject.progress.undoing is None:
-        _turn(connection, subject)
-    else:
-        connection.execute(_TURN_AGAIN, {"task": task})
+        _refuse_prohibited(connection, subject)
+    turn(connection, task, below=turning.FROM_THE_LAST)
     reopening.reopen(connection, subject, Operation.ROLLBACK)
     settlement.conclude(connection, before=subject.progress, after=progress.read(connection, task))
     orders.note(connection, "rollback", order, subject)
 
 
-def _turn(connection: Connection, subject: Subject) -> None:
-    """Turn all that began around, and undo what comes first without a handler."""
-    task = subject.id
-    look = connection.execute(_LOOK, {"task": task}).one()
-    _refuse_prohibited(subject, look.key, prohibited=look.prohibited)
-    connection.execute(_TURN if look.handled else _UNDO_ALL, {"task": task})
-    progress.recount_startable(connection, task)
-    if look.handled and look.handled < look.begun:
-        pass_over(connection, task)
-
-
-def _refuse_prohibited(subject: Subject, key: str | None, *, prohibited: bool) -> None:
-    if key is not None:
+def _refuse_prohibited(connection: Connection, subject: Subject) -> None:
+    prohibited = connection.execute(_PROHIBITED, {"task": subject.id}).one()
+    if prohibited.subtask is not None:
         raise RollbackProhibited(
-            f"subtask {key!r} of task {subject.id} has begun and must not be rolled back: retry, skip or abandon",
-            target=key,
+            f"subtask {prohibited.subtask!r} of task {subject.id} has begun and must not be rolled back: retry, skip or"
+            " abandon",
+            target=prohibited.subtask,
         )
-    if prohibited:
+    if prohibited.task:
         raise RollbackProhibited(
             f"task {subject.id} was submitted with prohibitRollback: retry, skip or abandon", target=str(subject.id)
         )
+
+
+_STARTABLE = "s.state = 'PENDING' AND s.pending_upstreams = 0 AND s.carrier IS NULL AND s.scheduled_at IS NULL AND s.gate IS NULL"
+_UNHANDLED = "(NOT d.has_rollback OR s.attempted_at IS NULL)"
+# What has begun and is not turned, or has failed as a step. Subqueries that stay such, instead of joins: nobody can tell the
+# planner how many have begun, and a wrong guess would sort, or compare with one another, all the rows of the task each time.
+_PORTION = text(
+    f"""
+SELECT d.id, begun.state, begun.startable, d.has_rollback AND begun.attempted AS handled
+FROM subtask_specs AS d CROSS JOIN LATERAL (
+    SELECT s.state, {_STARTABLE} AS startable, s.attempted_at IS NOT NULL AS attempted FROM subtasks AS s
+    WHERE s.id = d.id AND (s.state IN ('SUCCESSFUL', 'FAILED')
+        OR (s.attempted_at IS NOT NULL AND s.operation <> 'ROLLBACK' AND s.gate IS DISTINCT FROM 'undone')) OFFSET 0
+) AS begun
+WHERE d.task_id = :task
+    AND d.series_id < coalesce((SELECT series_id FROM subtask_specs WHERE id = :below), CAST(2147483647 AS integer))
+ORDER BY d.series_id DESC LIMIT :most
+"""
+)
+_DOWNSTREAMS = text(
+    """
+SELECT e.upstream_id, array_agg(e.downstream_id) AS ids
+FROM subtask_edges AS e CROSS JOIN LATERAL (
+    SELECT FROM subtasks AS f
+    WHERE f.id = e.downstream_id AND (f.state IN ('SUCCESSFUL', 'FAILED') OR f.attempted_at IS NOT NULL)
+        AND f.gate IS DISTINCT FROM 'undone' OFFSET 0
+) AS begun
+WHERE e.upstream_id BETWEEN :lowest AND :highest GROUP BY e.upstream_id
+"""
+)
+# As in `releases`: found by their ids, whatever the statistics say.
+_TURN = text(
+    """
+WITH turned AS (
+    UPDATE subtasks AS s SET state = 'PENDING', operation = 'ROLLBACK', pending_upstreams = 0, carrier = NULL,
+        scheduled_at = NULL, failures = 0, starts = 0, generation = s.generation + 1, rollback_downstreams = p.waits,
+        gate = CASE WHEN p.undone THEN 'undone' WHEN p.waits > 0 THEN 'downstreams' END,
+        finalized_at = CASE WHEN p.undone THEN now() END
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:waits AS integer[]), CAST(:undone AS boolean[])) AS p (id, waits, undone)
+    WHERE s.id = p.id AND s.id = ANY (CAST(:ids AS bigint[])) AND CASE WHEN s.task_id = :task THEN true END
+)
+UPDATE task_progress AS p SET pending = p.pending + :failed + :successful, failed = p.failed - :failed, allowed = 0,
+    successful = p.successful - :successful, startable = p.startable + :opened,
+    undoing = coalesce(p.undoing, p.failed) + :added, change_number = p.change_number + 1
+WHERE p.id = :task
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A subtask as it is turned around: for how many downstreams it waits, and whether it is undone by that alone."""
+
+    id: int
+    waits: int
+    undone: bool
+
+    @property
+    def is_startable(self) -> bool:
+        return not self.waits and not self.undone
+
+
+def turn(connection: Connection, task: TaskId, *, below: int) -> None:
+    """Turn a portion of what began around, from the last below this id on. Holds the progress row."""
+    parameters = {"task": task, "below": below, "most": turning.MOST_SUBTASKS}
+    found = connection.execute(_PORTION, parameters).mappings().all()
+    fit = len(turning.fitting(connection, [row["id"] for row in found]))
+    portion = found[:fit]
+    steps = _steps(portion, _downstreams(connection, portion))
+    states = [row["state"] for row in portion]
+    failed, successful = states.count(SubtaskState.FAILED), states.count(SubtaskState.SUCCESSFUL)
+    changes = {
+        "ids": [one.id for one in steps],
+        "waits": [one.waits for one in steps],
+        "undone": [one.undone for one in steps],
+        "failed": failed,
+        "successful": successful,
+        "opened": sum(one.is_startable for one in steps) - sum(row["startable"] for row in portion),
+        "added": len(steps) - failed - sum(one.undone for one in steps),
+    }
+    connection.execute(_TURN, {"task": task, **changes})
+    more = fit < len(found) or fit == turning.MOST_SUBTASKS
+    turning.note(connection, task, below=portion[-1]["id"] if more else None)
+
+
+def _downstreams(connection: Connection, portion: Sequence[RowMapping]) -> Mapping[int, Sequence[int]]:
+    if not portion:
+        return {}
+    bounds = {"lowest": portion[-1]["id"], "highest": portion[0]["id"]}
+    return {row.upstream_id: row.ids for row in connection.execute(_DOWNSTREAMS, bounds)}
+
+
+def _steps(portion: Sequence[RowMapping], downstreams: Mapping[int, Sequence[int]]) -> list[_Step]:
+    """Decide from the last on: one that has no handler is undone as soon as all that follows it is."""
+    steps, undone = [], set()
+    for row in portion:
+        waits = sum(one not in undone for one in downstreams.get(row["id"], ()))
+        step = _Step(row["id"], waits, undone=not waits and not row["handled"])
+        if step.undone:
+            undone.add(step.id)
+        steps.append(step)
+    return steps
 
 
 # Given the rows `undone (id)`: what waited for them has one downstream less to wait for.
@@ -146,47 +182,57 @@ freed AS (
 """
 # In SQL's statement order a row changes once: those undone here open the next ones, which the next statement undoes. It is
 # given them, because the index of what may start also holds what never began, which may be most of the task.
-_UNDO_NEXT = """
+_UNDO = text(
+    f"""
 WITH undone AS (
     UPDATE subtasks AS s SET gate = 'undone', finalized_at = now()
     FROM subtask_specs AS d
-    WHERE d.id = s.id AND s.task_id = :task{among} AND s.state = 'PENDING' AND s.operation = 'ROLLBACK'
-        AND s.pending_upstreams = 0 AND s.carrier IS NULL AND s.scheduled_at IS NULL AND s.gate IS NULL
-        AND (NOT d.has_rollback OR s.attempted_at IS NULL)
+    WHERE d.id = s.id AND s.task_id = :task AND s.id = ANY (CAST(:ids AS bigint[])) AND s.operation = 'ROLLBACK'
+        AND {_STARTABLE} AND {_UNHANDLED}
     RETURNING s.id
-), {free}
+), {_FREE}
 UPDATE task_progress AS p SET undoing = p.undoing - u.n, startable = p.startable - u.n + opened.n,
     change_number = p.change_number + 1
 FROM (SELECT count(*)::int AS n FROM undone) AS u, opened WHERE p.id = :task AND u.n > 0
 RETURNING opened.opened_ids
 """
-_UNDO_STARTABLE = text(_UNDO_NEXT.format(among="", free=_FREE))
-_UNDO_THESE = text(_UNDO_NEXT.format(among=" AND s.id = ANY (CAST(:ids AS bigint[]))", free=_FREE))
-_MOST_PASSES = 100  # in one transaction, so that a deep graph holds the lock for short times only
+)
+_NEXT = text(
+    f"""
+SELECT s.id FROM subtasks AS s JOIN subtask_specs AS d ON d.id = s.id
+WHERE s.task_id = :task AND s.operation = 'ROLLBACK' AND {_STARTABLE} AND {_UNHANDLED} LIMIT :most
+"""
+)
+_MOST_PASSES = 100
 
 
-def pass_over(connection: Connection, task: TaskId, *, opened: Sequence[int] | None = None) -> bool:
+def pass_over(connection: Connection, task: TaskId, *, opened: Sequence[int] | None = None) -> None:
     """Undo what needs no handler and is next, and so on: straight to PENDING. Holds the progress row.
 
-    `opened` are the only ones that may be next; without it all are looked through.
-    Returns whether nothing of that sort is left; else a dispatcher is woken, which goes on.
+    `opened` are the only ones that may be next; without it all are looked through. What is left of a deep or a wide graph
+    is left to a dispatcher.
     """
+    room = turning.MOST_SUBTASKS
+    if opened is None:
+        opened = connection.execute(_NEXT, {"task": task, "most": room + 1}).scalars().all()
     for _ in range(_MOST_PASSES):
-        statement = _UNDO_STARTABLE if opened is None else _UNDO_THESE
-        opened = connection.execute(statement, {"task": task, "ids": opened}).scalar_one_or_none()
-        if not opened:
-            return True
-    progress.wake_dispatcher(connection, task)
-    return False
+        if not opened or not room:
+            break
+        now, later = opened[:room], opened[room:]
+        freed = connection.execute(_UNDO, {"task": task, "ids": now}).scalar_one_or_none()
+        room -= len(now)
+        opened = [*later, *(freed or ())]
+    if opened:
+        turning.note(connection, task, below=0)
 
 
-def go_on(connection: Connection, before: Progress) -> bool:
-    """Undo what needs no handler, and settle the task if that was all; tell whether handlers may be called now.
-
-    For a dispatcher, in whose hands a deep graph is left. Holds the progress row.
-    """
-    done = pass_over(connection, before.id)
-    return settlement.conclude(connection, before=before, after=progress.read(connection, before.id)) is None and done
+def go_on(connection: Connection, task: TaskId, *, below: int) -> None:
+    """Turn the next portion around; once all are turned, undo what needs no handler. Holds the progress row."""
+    if below:
+        turn(connection, task, below=below)
+    else:
+        turning.note(connection, task, below=None)
+        pass_over(connection, task)
 
 
 _PASS_FAILED = text(

@@ -43,6 +43,8 @@ def skip_subtask(connection: Connection, task: TaskId, subtask: SubtaskId, order
     subject.require("skip", _GOING)
     if subject.progress.stopping is not None and subject.state is not TaskState.FAILED:
         raise subject.refuse("skip", "is being stopped")
+    if subject.progress.undoing is not None and subject.progress.turning:
+        raise subject.refuse("skip", "is just being turned to its rollback, wait a moment")
     part = orders.find_subtask(connection, task, subtask)
     part.require("skip", SubtaskState.FAILED)
     if subject.progress.undoing is None:

@@ -69,7 +69,7 @@ def record_and_take(
         expected=len(ended.outcomes),
         carrier=ended.carrier,
     )
-    records.keep_results(connection, recorded, ended.outcomes, claim=ended.claim)
+    records.supplement(connection, recorded, ended.outcomes, claim=ended.claim)
     return recorded, claims.claimed(answers[place + 1]) if wanted is not None else []
 
 

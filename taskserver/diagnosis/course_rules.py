@@ -5,10 +5,9 @@ Pure: each rule judges the facts and yields what it finds.
 
 from collections.abc import Iterator
 
-from schema.main_api import PREFIX
 from schema.states import TaskState
 from taskserver.diagnosis.facts import Facts, Failed
-from taskserver.diagnosis.finding import SHOWN, Finding, Severity, counted, named, span
+from taskserver.diagnosis.finding import Finding, Severity, counted, named, span
 from taskserver.projection import wire_time
 
 
@@ -32,8 +31,10 @@ def paused(facts: Facts) -> Iterator[Finding]:
 def failed(facts: Facts) -> Iterator[Finding]:
     """Name the failed subtasks that hold the task, and what can be done about them."""
     stored, course = facts.stored, facts.stored.course
-    if course.is_final or not stored.failed or course.progress.stopping == "DEADLINE":
+    if course.is_final or not stored.failed or course.progress.stopping is not None:
         return
+    if course.progress.turning is not None:
+        return  # they are about to be retried or rolled back
     first, count = stored.failed[0], course.progress.failed - course.progress.allowed
     ids = [one.id for one in stored.failed]
     if course.progress.undoing is not None:
@@ -66,10 +67,13 @@ def _error(failed: Failed) -> str:
 
 
 def _meanwhile(facts: Facts) -> str:
-    progress = facts.stored.course.progress
-    if facts.stored.course.is_settled:
+    stored, progress = facts.stored, facts.stored.course.progress
+    if stored.course.is_settled:
         return f"{counted(progress.pending)} wait behind the failure"
-    return f"the task begins nothing more, and fails once {progress.begun + progress.ready} under way have ended"
+    parts = [(progress.begun + progress.ready, "under way"), (stored.named, "that an operator named")]
+    left = " and ".join(f"{count} {what}" for count, what in parts if count)
+    named_too = " but what an operator named" if stored.named else ""
+    return f"the task begins nothing more{named_too}" + (f", and fails once {left} have ended" if left else "")
 
 
 def _cure_of_failed(facts: Facts, first: Failed) -> str:
@@ -127,8 +131,8 @@ def queued_behind(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "duplicate",
         Severity.INFO,
-        f"task {course.id} queues behind task {holder.id} ({holder.name}), which has its instance since"
-        f" {span(holder.seconds)} and is {holder.state}{line}",
+        f"task {course.id} queues behind task {holder.id} ({holder.name}), which was submitted {span(holder.seconds)} ago,"
+        f" has its instance and is {holder.state}{line}",
         f"wait, see why that one takes long with `taskserver doctor {holder.id}`, or end it:"
         f" `taskserver cancel {holder.id}`",
     )
@@ -150,11 +154,10 @@ def starts_later(facts: Facts) -> Iterator[Finding]:
 def delayed(facts: Facts) -> Iterator[Finding]:
     """Name the next attempt where all that could run waits for one."""
     stored, course = facts.stored, facts.stored.course
-    if not stored.delayed or not course.stands_still or not course.progress.open or stored.delayed[0].due_in <= 0:
+    retries = [one for one in stored.delayed if not one.declined]
+    if not retries or not course.stands_still or not course.progress.open or retries[0].due_in <= 0:
         return
-    first, count = stored.delayed[0], stored.delayed_count
-    if not first.failures and first.error_message is None:
-        return  # no attempt has ended: a worker had no handler for it
+    first, count = retries[0], stored.delayed_count
     yield Finding(
         "retry",
         Severity.INFO,
@@ -162,7 +165,7 @@ def delayed(facts: Facts) -> Iterator[Finding]:
         f" {wire_time(first.due_at)}, in {span(first.due_in)} ({first.failures} of {first.max_attempts} attempts have"
         f" failed; the last one: {first.error_message or 'no reason was recorded'})",
         f"wait, or mend the cause before then: `taskserver log {course.id} {first.key!r}`",
-        [one.id for one in stored.delayed[:SHOWN]],
+        [one.id for one in retries],
         count,
     )
 
@@ -173,12 +176,11 @@ def awaits_signal(facts: Facts) -> Iterator[Finding]:
     signals = next((one for one in stored.gated if one.gate == "signal"), None)
     if signals is None or not course.stands_still or stored.delayed or not course.progress.open:
         return
-    path = f"{PREFIX}/instances/{course.id}/subtasks/{signals.some[0]}/signal"
     yield Finding(
         "signal",
         Severity.INFO,
         f"{named(signals.key, signals.some[0], signals.count)} of task {course.id} wait for a signal",
-        f'send it: POST {path} with {{"approve": true}}',
+        f"this version takes no signals: end the task with `taskserver cancel {course.id}`",
         signals.some,
         signals.count,
     )

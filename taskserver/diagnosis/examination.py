@@ -42,17 +42,16 @@ def _queues(stored: Stored) -> set[str]:
 
 
 def _watched(engine: Engine, redis: Redis, facts: Facts) -> Facts:
-    """Look on while something should move; tell how long it did not."""
-    began = time.monotonic()
-    before = facts.stored.course.progress.change_number
+    """Look on while something should move; tell what did not, and how long. That something else moves tells nothing."""
+    began, before = time.monotonic(), facts.stored.course.progress
     now = facts
     while should_move(now):
         watched = time.monotonic() - began
         if watched >= WATCHED_SECONDS:
-            return replace(facts, unmoved_seconds=watched)
+            return replace(facts, unmoved=now.stored.groups, unmoved_seconds=watched)
         threading.Event().wait(_PAUSE_SECONDS)
         stored = reread_moving(engine, now.stored, waits=now.waits)
-        if stored.course.progress.change_number != before:
-            break
+        if before.turning is not None and stored.course.progress.change_number != before.change_number:
+            break  # the verb goes on, and until it has ended nothing else does
         now = replace(now, stored=stored, broker=measure_broker(redis, _queues(stored)))
     return facts

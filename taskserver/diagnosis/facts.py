@@ -4,7 +4,7 @@ Frozen values without behaviour beyond what they imply. `queries.diagnosis` read
 rules judge them. Spans are seconds of PostgreSQL's clock; none is negative unless its field says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -81,16 +81,33 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Subtasks of one queue and kind that are READY, or PENDING and could be released; `some` are ids of theirs."""
+    """Subtasks of one queue and kind that are READY, or PENDING and could be released; `some` are their first ids.
+
+    `watched` are ids by which it can be told, with the time of the last release of each, whether anybody moves them: of what
+    could be released the first, which go first, and of the unclaimed all.
+    """
 
     state: SubtaskState
     queue: str
     kind: str
     count: int
     some: Sequence[int]
-    unclaimed: int  # of the READY: released longer ago than a message needs, and with no live worker
-    oldest_seconds: float  # since the release of the oldest of those
+    watched: Sequence[int] = ()
+    released: Sequence[datetime | None] = ()
+    unclaimed: bool = False  # READY, released longer ago than a message needs, and with no live worker
+    oldest_seconds: float = 0.0  # since the release of the oldest of the unclaimed
     declined: bool = False  # PENDING because a worker without a handler has left it; offered again within seconds
+
+    @property
+    def lane(self) -> str | None:
+        """Name what brings them on one after the other: their queue, or, None, the task's dispatcher."""
+        return self.queue if self.state is SubtaskState.READY else None
+
+
+def still_lying(groups: Sequence[Group], standing: Collection[int]) -> list[Group]:
+    """Return those groups in whose lane nothing has moved, when of all that is watched these still lie as they did."""
+    moving = {one.lane for one in groups if not set(one.watched) <= set(standing)}
+    return [one for one in groups if one.lane not in moving]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +139,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Delayed:
-    """A subtask whose next attempt begins later; `due_in` is negative where that time has passed."""
+    """A subtask that may begin later; `due_in` is negative where that time has passed.
+
+    Its last attempt failed; or it was `declined` by a worker without a handler.
+    """
 
     id: int
     key: str
@@ -130,6 +150,7 @@ class Delayed:
     due_in: float
     failures: int
     max_attempts: int
+    declined: bool
     error_message: str | None
 
 
@@ -196,7 +217,8 @@ class Stored:
     failed: Sequence[Failed] = ()
     undoable: bool = True
     delayed: Sequence[Delayed] = ()
-    delayed_count: int = 0
+    delayed_count: int = 0  # without the declined
+    named: int = 0  # what an operator named in a task that is failing: it begins all the same
     gated: Sequence[Gated] = ()
     workers: Sequence[WorkerFacts] = ()
     locker: Locker | None = None
@@ -205,11 +227,12 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a diagnosis is made from; `unmoved_seconds` is how long work was seen to lie although it could move."""
+    """All that a diagnosis is made from; `unmoved` was seen to lie for `unmoved_seconds` although it could move."""
 
     stored: Stored
     broker: Broker
     waits: Waits
+    unmoved: Sequence[Group] = ()
     unmoved_seconds: float | None = None
 
     def live_workers(self, queue: str) -> list[WorkerFacts]:

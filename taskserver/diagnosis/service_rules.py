@@ -8,7 +8,13 @@ from collections.abc import Iterator, Sequence
 from schema.states import SubtaskState, TaskState
 from taskserver.diagnosis.facts import Facts, Group, WorkerFacts
 from taskserver.diagnosis.finding import SHOWN, Finding, Severity, counted, span
-from taskserver.diagnosis.thresholds import DISPATCH_SECONDS, LOCK_SECONDS, NEW_WORKER_SECONDS, OWN_LOCK_SECONDS
+from taskserver.diagnosis.thresholds import (
+    DISPATCH_SECONDS,
+    LOCK_SECONDS,
+    MOMENT_SECONDS,
+    NEW_WORKER_SECONDS,
+    OWN_LOCK_SECONDS,
+)
 from taskserver.projection import wire_time
 
 _SERVER_CURE = "look whether a `taskserver server` runs on this database and this broker, and what it logs"
@@ -94,11 +100,9 @@ def kind_unknown(facts: Facts) -> Iterator[Finding]:
 
 def messages_not_taken(facts: Facts) -> Iterator[Finding]:
     """Name what was released long ago, and is with no worker although one is free."""
-    if facts.unmoved_seconds is None:
-        return
-    for group in _untaken(facts):
+    for group in _untaken(facts, facts.unmoved):
         length = facts.broker.lengths.get(group.queue, 0)
-        what = f"{group.unclaimed} of task {facts.stored.course.id} (kind {group.kind!r}) were released"
+        what = f"{group.count} of task {facts.stored.course.id} (kind {group.kind!r}) were released"
         ago = f"{what} {span(group.oldest_seconds)} ago"
         if length == 0:
             yield _not_taken(
@@ -117,12 +121,12 @@ def messages_not_taken(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _untaken(facts: Facts) -> list[Group]:
-    return [one for one in facts.stored.groups if one.unclaimed and _has_free_worker(facts, one.queue)]
+def _untaken(facts: Facts, groups: Sequence[Group]) -> list[Group]:
+    return [one for one in groups if one.unclaimed and _has_free_worker(facts, one.queue)]
 
 
 def _not_taken(group: Group, type_: str, message: str, cure: str) -> Finding:
-    return Finding(type_, Severity.ERROR, message, cure, group.some, group.unclaimed)
+    return Finding(type_, Severity.ERROR, message, cure, group.some, group.count)
 
 
 def _has_free_worker(facts: Facts, queue: str) -> bool:
@@ -134,19 +138,29 @@ def should_move(facts: Facts) -> bool:
 
     It may be a matter of a moment: it says something only where it stays so.
     """
-    if facts.stored.locker is not None or facts.broker.error is not None:
+    if _is_held_up(facts) or facts.broker.error is not None:
         return False
-    return bool(_untaken(facts)) or _is_releasable(facts)
+    groups, progress = facts.stored.groups, facts.stored.course.progress
+    return bool(_untaken(facts, groups) or _releasable(facts, groups)) or progress.turning is not None
 
 
-def _is_releasable(facts: Facts) -> bool:
-    return facts.stored.course.progress.may_start and any(
-        one.state is SubtaskState.PENDING
+def _is_held_up(facts: Facts) -> bool:
+    """Tell whether somebody holds the task's row for so long that nobody else can do much with it."""
+    locker = facts.stored.locker
+    return locker is not None and (locker.seconds is None or locker.seconds > MOMENT_SECONDS)
+
+
+def _releasable(facts: Facts, groups: Sequence[Group]) -> list[Group]:
+    if not facts.stored.course.progress.may_start:
+        return []
+    return [
+        one
+        for one in groups
+        if one.state is SubtaskState.PENDING
         and not one.declined
         and facts.broker.lengths.get(one.queue, 0) == 0
         and _has_free_worker(facts, one.queue)
-        for one in facts.stored.groups
-    )
+    ]
 
 
 def nobody_dispatches(facts: Facts) -> Iterator[Finding]:
@@ -163,13 +177,17 @@ def nobody_dispatches(facts: Facts) -> Iterator[Finding]:
 
 def _left_undone(facts: Facts) -> Iterator[str]:
     stored, course = facts.stored, facts.stored.course
-    if facts.unmoved_seconds is not None and _is_releasable(facts):
+    releasable = _releasable(facts, facts.unmoved)
+    if releasable and facts.unmoved_seconds is not None:
         yield (
-            f"{counted(course.progress.startable)} could start, the queue is empty and a worker is free, and nothing was"
+            f"{counted(sum(one.count for one in releasable))} could start, the queue is empty and a worker is free, and nothing was"
             f" released while it was watched for {span(facts.unmoved_seconds)}"
         )
-    if course.is_settled or stored.locker is not None:
+    if course.is_settled or _is_held_up(facts):
         return
+    if facts.unmoved_seconds is not None and course.progress.turning is not None:
+        verb = "retry" if course.progress.undoing is None else "rollback"
+        yield f"its {verb} was not gone on with while it was watched for {span(facts.unmoved_seconds)}"
     if course.subtask_count is None and course.state is TaskState.CREATED and course.seconds > DISPATCH_SECONDS:
         yield f"it was inserted by SQL {span(course.seconds)} ago and has not been started"
     if not course.progress.open and course.opens_in is not None and course.opens_in < -DISPATCH_SECONDS:

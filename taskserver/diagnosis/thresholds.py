@@ -9,12 +9,14 @@ LOST_SLACK_SECONDS = 8.0
 # A dead worker's claims are rescued at the first look after `dead_after_seconds`, and that silence is counted anew by a
 # server that has just come.
 RESCUE_SLACK_SECONDS = 10.0
-# After the grace the worker's next beat kills the process, its successor records what it held.
+# After the grace the worker kills the process at its next look, five times a second; its successor records what it held.
 KILL_SLACK_SECONDS = 5.0
 # Nobody else has business with a task's row.
 LOCK_SECONDS = 5.0
 # Our own transactions are shorter, but a machine may be slow; and whoever waits for a lock of ours gives up after 20 s.
 OWN_LOCK_SECONDS = 20.0
+# Whoever works on a task holds its row again and again, each time for less than that.
+MOMENT_SECONDS = 1.0
 # A worker that has just come is about to take what waits.
 NEW_WORKER_SECONDS = 10.0
 # "Far longer": ten times what is typical, so that kinds that vary say nothing, and a minute, so that quick ones do not either.

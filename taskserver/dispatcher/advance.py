@@ -5,19 +5,17 @@ Several tasks share one transaction, because most of them have little to release
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from celery import Celery
 from sqlalchemy import Connection, Engine
 
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.identity import SubtaskId, TaskId
-from schema.transitions import frontiers, progress, releases, rollbacks
+from schema.transitions import frontiers, progress, releases
 from schema.transitions.frontiers import Frontier, Share, Startable
 from schema.transitions.progress import Progress
-from taskserver import canvas
 from taskserver.canvas import Publication
 from taskserver.dispatcher.window import Window
 from taskserver.planner import SLICE_IDS, Chord, Fragment, PlanNode, Unit, plan
@@ -25,6 +23,8 @@ from taskserver.quick import plan_quick
 
 _AHEAD = 1_000
 _FRONTIER = 5_000
+
+Publisher = Callable[[Sequence[Publication]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Advance:
 class Advancer:
     """Plans and publishes; safe to run in any number of servers at once."""
 
-    def __init__(self, engine: Engine, app: Celery, window: Window, *, executor: str) -> None:
+    def __init__(self, engine: Engine, publish: Publisher, window: Window, *, executor: str) -> None:
         self._engine = engine
-        self._app = app
+        self._publish = publish
         self._window = window
         self._executor = executor
 
@@ -60,7 +60,7 @@ class Advancer:
         with transaction(self._engine) as connection:
             chosen, full = self._choose(self._load(connection, tasks))
             publications = self._release(connection, chosen)
-        canvas.publish(self._app, publications)
+        self._publish(publications)
         return Advance(sum(len(_head_units(one.fragment)) for one in publications), full)
 
     def _load(self, connection: Connection, tasks: Sequence[TaskId]) -> list[Frontier]:
@@ -68,12 +68,12 @@ class Advancer:
         locked = {one.id: one for one in progress.lock_all(connection, mine)} if mine else {}
         most = min(_FRONTIER, self._window.largest_release * SLICE_IDS)
         ready = [locked[task] for task in mine if task in locked and locked[task].may_start]
-        shares = [_share(one, most) for one in ready if one.undoing is None or rollbacks.go_on(connection, one)]
+        shares = [_share(one, most) for one in ready]
         return frontiers.load_frontiers(connection, shares, ahead=_AHEAD) if shares else []
 
     def _choose(self, loaded: Sequence[Frontier]) -> tuple[list[tuple[Frontier, Fragment]], frozenset[str]]:
         slots, typical = self._window.slots, self._window.typical_seconds
-        left = self._window.room({node.queue for frontier in loaded for node in frontier.nodes})
+        left = self._window.room(sorted({node.queue for frontier in loaded for node in frontier.nodes}))
         taken: list[tuple[Frontier, Fragment]] = []
         full: frozenset[str] = frozenset()
         for frontier in loaded:

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from celery import Celery
@@ -21,7 +22,8 @@ from schema.database import transaction
 from schema.errors import Busy, Unavailable
 from schema.identity import TaskId
 from schema.settings import Settings
-from schema.transitions import cancellations, releases, settlement
+from schema.transitions import cancellations, releases
+from taskserver import canvas
 from taskserver.dispatcher.advance import Advancer
 from taskserver.dispatcher.isolation import isolated
 from taskserver.dispatcher.rescue import Rescuer
@@ -48,7 +50,7 @@ class Dispatcher:
     def __init__(self, engine: Engine, app: Celery, redis: Redis, settings: Settings, *, name: str) -> None:
         self._window = Window(engine, redis, settings)
         self._engine = engine
-        self._advancer = Advancer(engine, app, self._window, executor=name)
+        self._advancer = Advancer(engine, partial(canvas.publish, app), self._window, executor=name)
         self._rescuer = Rescuer(engine, redis, settings, tell=Teller(engine, app, settings).tell)
         self._upkeep = Upkeep(engine)
         self._next_rescue = 0.0
@@ -116,11 +118,12 @@ class Dispatcher:
             with isolated(_log, action="delay", task=task), transaction(self._engine) as connection:
                 releases.end_delays(connection, task)
         self._expire_overdue()
-        self._refuse_unexpanded()
         if time.monotonic() >= self._next_rescue:
             self._next_rescue = time.monotonic() + _LOOK_SECONDS
             self._rescuer.look()
             self._upkeep.look()
+        if self._upkeep.turn():
+            return _SHORTEST_LOOK_SECONDS
         with transaction(self._engine) as connection:
             next_delay = releases.seconds_to_next_delay(connection)
         if next_delay is None:
@@ -133,13 +136,6 @@ class Dispatcher:
         for task in overdue:
             with isolated(_log, action="expire", task=task), transaction(self._engine) as connection:
                 cancellations.expire(connection, task)
-
-    def _refuse_unexpanded(self) -> None:
-        with transaction(self._engine) as connection:
-            tasks = settlement.unexpanded_tasks(connection, limit=_PAGE)
-        for task in tasks:
-            with isolated(_log, action="expand", task=task), transaction(self._engine) as connection:
-                settlement.refuse_unexpanded(connection, task)
 
     def _publish(self) -> frozenset[str]:
         """Advance the tasks that wait, in their order, until the window is full; return the queues that held some back."""

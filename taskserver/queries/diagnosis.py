@@ -25,6 +25,7 @@ from taskserver.diagnosis.facts import (
     Stored,
     Waits,
     WorkerFacts,
+    still_lying,
 )
 from taskserver.diagnosis.finding import SHOWN
 from taskserver.diagnosis.thresholds import LOST_SLACK_SECONDS, RESCUE_SLACK_SECONDS
@@ -33,12 +34,18 @@ from taskserver.queries.reading import one_snapshot
 
 _MOST_BEGUN = 1_000
 _MOST_WORKERS = 500
+_MOST_WATCHED = 1_000  # of what was released: its messages are taken in no order of ids
 
 
 def _seconds_since(moment: str) -> str:
     return f"extract(epoch FROM now() - {moment})::float8"
 
 
+_STARTABLE = (
+    "s.state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL AND gate IS NULL"
+)
+_LIVE_CARRIERS = """SELECT unnest(carriers) FROM workers
+        WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'"""
 _COURSE = text(
     f"""
 SELECT t.task_id, t.state, t.account, t.priority, t.subtask_count, t.error ->> 'type' AS error_type,
@@ -62,24 +69,40 @@ WHERE t.id = :task AND t.account = :account
 _GROUPS = text(
     f"""
 WITH waiting AS (
-    SELECT id, state, false AS declined, false AS unclaimed, NULL::float8 AS seconds FROM subtasks
-    WHERE task_id = :task AND state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL
+    SELECT id, state, false AS declined, false AS unclaimed, released_at FROM subtasks AS s
+    WHERE task_id = :task AND {_STARTABLE} AND (NOT :named OR operation <> 'EXECUTE')
+    UNION ALL
+    SELECT id, state, true, false, released_at FROM subtasks
+    WHERE task_id = :task AND state = 'PENDING' AND scheduled_at IS NOT NULL AND declined AND pending_upstreams = 0
         AND gate IS NULL AND (NOT :named OR operation <> 'EXECUTE')
     UNION ALL
-    SELECT id, state, true, false, NULL FROM subtasks
-    WHERE task_id = :task AND state = 'PENDING' AND scheduled_at IS NOT NULL AND attempt = 0 AND pending_upstreams = 0
-        AND gate IS NULL AND (NOT :named OR operation <> 'EXECUTE')
-    UNION ALL
-    SELECT id, state, false, released_at < now() - :lost * interval '1 second' AND carrier NOT IN (
-            SELECT unnest(carriers) FROM workers
-            WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
-        ), {_seconds_since("released_at")}
+    SELECT id, state, false, released_at < now() - :lost * interval '1 second' AND carrier NOT IN ({_LIVE_CARRIERS}), released_at
     FROM subtasks WHERE task_id = :task AND state = 'READY' AND carrier IS NOT NULL
+), grouped AS (
+    SELECT w.state, w.declined, w.unclaimed, d.queue, coalesce(d.kind, '') AS kind, count(*) AS count,
+        array_agg(w.id) AS ids,
+        CASE WHEN w.unclaimed THEN {_seconds_since("min(w.released_at)")} ELSE 0 END AS oldest_seconds,
+        CASE WHEN w.unclaimed THEN {_MOST_WATCHED} WHEN w.state = 'PENDING' AND NOT w.declined THEN {SHOWN} ELSE 0 END AS most
+    FROM waiting AS w JOIN subtask_specs AS d ON d.id = w.id
+    GROUP BY w.state, w.declined, w.unclaimed, d.queue, d.kind
 )
-SELECT w.state, w.declined, d.queue, coalesce(d.kind, '') AS kind, count(*) AS count, (array_agg(w.id))[1:{SHOWN}] AS "some",
-    count(*) FILTER (WHERE w.unclaimed) AS unclaimed, coalesce(max(w.seconds) FILTER (WHERE w.unclaimed), 0) AS oldest_seconds
-FROM waiting AS w JOIN subtask_specs AS d ON d.id = w.id
-GROUP BY w.state, w.declined, d.queue, d.kind ORDER BY d.queue, d.kind, w.state, w.declined
+SELECT g.state, g.declined, g.unclaimed, g.queue, g.kind, g.count, g.oldest_seconds, w.watched, w.released,
+    ARRAY(SELECT id FROM unnest(g.ids) AS id ORDER BY id LIMIT {SHOWN}) AS "some"
+FROM grouped AS g CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(s.id ORDER BY s.id), '{{}}') AS watched,
+        coalesce(array_agg(s.released_at ORDER BY s.id), '{{}}') AS released
+    FROM subtasks AS s WHERE s.id = ANY (ARRAY(SELECT id FROM unnest(g.ids) AS id ORDER BY id LIMIT g.most))
+) AS w
+ORDER BY g.queue, g.kind, g.state, g.declined, g.unclaimed
+"""
+)
+# What still lies as it did: whatever a server does with it leaves another time of release.
+_STANDING = text(
+    f"""
+SELECT s.id FROM unnest(CAST(:ids AS bigint[]), CAST(:states AS text[]), CAST(:released AS timestamptz[]))
+        AS w (id, state, released_at) JOIN subtasks AS s ON s.id = w.id
+WHERE s.task_id = :task AND s.state = w.state AND s.released_at IS NOT DISTINCT FROM w.released_at
+    AND ({_STARTABLE} OR (s.state = 'READY' AND s.carrier NOT IN ({_LIVE_CARRIERS})))
 """
 )
 # Before the database has been up for that long, nobody can have named a claim.
@@ -120,17 +143,29 @@ SELECT NOT t.prohibit_rollback AND NOT EXISTS (
 ) FROM tasks AS t WHERE t.id = :task
 """
 )
+# Of the failing task: what it waits for before it ends, in the words of `settlement`.
+_NAMED = text(
+    f"""
+SELECT (SELECT count(*) FROM subtasks AS s WHERE task_id = :task AND operation <> 'EXECUTE' AND {_STARTABLE}) + (
+    SELECT count(*) FROM subtasks
+    WHERE task_id = :task AND operation <> 'EXECUTE' AND state = 'PENDING' AND scheduled_at IS NOT NULL
+)
+"""
+)
 _DELAYED = text(
     f"""
 SELECT s.id, d.key, s.scheduled_at AS due_at, -{_seconds_since("s.scheduled_at")} AS due_in, s.failures, d.max_attempts,
-    s.total, a.error_message
+    s.declined, s.total, a.error_message
 FROM (
-    SELECT id, scheduled_at, failures, count(*) OVER () AS total FROM subtasks
-    WHERE task_id = :task AND state = 'PENDING' AND scheduled_at IS NOT NULL ORDER BY scheduled_at, id LIMIT {SHOWN}
+    SELECT id, scheduled_at, failures, declined, count(*) OVER alike AS total,
+        row_number() OVER (alike ORDER BY scheduled_at, id) AS place
+    FROM subtasks
+    WHERE task_id = :task AND state = 'PENDING' AND scheduled_at IS NOT NULL AND (NOT :named OR operation <> 'EXECUTE')
+    WINDOW alike AS (PARTITION BY declined)
 ) AS s JOIN subtask_specs AS d ON d.id = s.id LEFT JOIN LATERAL (
     SELECT error_message FROM subtask_attempts WHERE subtask_id = s.id ORDER BY claim DESC LIMIT 1
 ) AS a ON true
-ORDER BY s.scheduled_at, s.id
+WHERE s.place <= {SHOWN} ORDER BY s.scheduled_at, s.id
 """
 )
 _GATED = text(
@@ -188,16 +223,19 @@ def read_stored(engine: Engine, task: TaskId, *, account: str, waits: Waits) -> 
 def reread_moving(engine: Engine, before: Stored, *, waits: Waits) -> Stored:
     """Return the facts again, with those anew that change while a dispatcher and workers are at work.
 
+    Of the groups those are left that lie as they did.
+
     Raises:
         NotFound: The task has been deleted.
 
     """
     course = before.course
     with one_snapshot(engine) as connection:
+        groups = still_lying(before.groups, _read_standing(connection, before, waits))
         return Stored(
             _read_course(connection, course.id, course.account),
-            groups=before.groups,
-            workers=_read_workers(connection, before.groups, waits),
+            groups=groups,
+            workers=_read_workers(connection, groups, waits),
             locker=_read_locker(connection, course.id),
         )
 
@@ -205,7 +243,7 @@ def reread_moving(engine: Engine, before: Stored, *, waits: Waits) -> Stored:
 def _read_rest(connection: Connection, course: Course, waits: Waits) -> Stored:
     task, progress = course.id, course.progress
     groups = _read_groups(connection, course, waits) if progress.open else []
-    delayed = _rows(connection, _DELAYED, task=task) if progress.pending else []
+    delayed = _rows(connection, _DELAYED, task=task, named=progress.only_named) if progress.pending else []
     failed = _rows(connection, _FAILED, task=task, backwards=progress.undoing is not None) if progress.failed else []
     begun = _rows(connection, _BEGUN, task=task, forgotten=_forgotten(waits)) if progress.begun else []
     gated = _rows(connection, _GATED, task=task) if course.stands_still and progress.pending and progress.open else []
@@ -216,7 +254,8 @@ def _read_rest(connection: Connection, course: Course, waits: Waits) -> Stored:
         failed=[Failed(**row) for row in failed],
         undoable=bool(connection.execute(_UNDOABLE, {"task": task}).scalar_one()) if failed else True,
         delayed=[Delayed(**{name: row[name] for name in Delayed.__slots__}) for row in delayed],
-        delayed_count=delayed[0]["total"] if delayed else 0,
+        delayed_count=next((row["total"] for row in delayed if not row["declined"]), 0),
+        named=_read_named(connection, course) if failed and progress.pending else 0,
         gated=[Gated(**row) for row in gated],
         workers=_read_workers(connection, groups, waits),
         locker=_read_locker(connection, task),
@@ -279,6 +318,23 @@ def _read_groups(connection: Connection, course: Course, waits: Waits) -> list[G
         silence=waits.dead_after_seconds,
     )
     return [Group(**{**row, "state": SubtaskState(row["state"])}) for row in rows]
+
+
+def _read_standing(connection: Connection, before: Stored, waits: Waits) -> frozenset[int]:
+    watched = [
+        (subtask, group.state, released_at)
+        for group in before.groups
+        for subtask, released_at in zip(group.watched, group.released, strict=True)
+    ]
+    ids, states, released = zip(*watched, strict=True) if watched else ((), (), ())
+    parameters = {"ids": list(ids), "states": list(states), "released": list(released)}
+    silence = waits.dead_after_seconds
+    rows = _rows(connection, _STANDING, task=before.course.id, silence=silence, **parameters)
+    return frozenset(row["id"] for row in rows)
+
+
+def _read_named(connection: Connection, course: Course) -> int:
+    return 0 if course.is_settled else int(connection.execute(_NAMED, {"task": course.id}).scalar_one())
 
 
 def _read_workers(connection: Connection, groups: Sequence[Group], waits: Waits) -> list[WorkerFacts]:

@@ -143,11 +143,20 @@ def _spawns(_: Context, seconds: float) -> None:
     program.wait()
 
 
-def _ignores(ctx: Context, seconds: float) -> None:
+def _cleans(ctx: Context, seconds: float) -> None:
+    try:
+        time.sleep(seconds)
+    except Exception:  # noqa: BLE001 - the request to stop is none
+        print("swallowed")
+    finally:
+        print(f"{ctx.subtask.key} has cleaned up")
+
+
+def _ignores(_: Context, seconds: float) -> None:
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while (left := end - time.monotonic()) > 0:
         with suppress(BaseException):
-            ctx.wait(_PAUSE_SECONDS)
+            time.sleep(left)
 
 
 _WORK: dict[str, Callable[[Context, float], object]] = {
@@ -155,6 +164,7 @@ _WORK: dict[str, Callable[[Context, float], object]] = {
     "returns": _returns,
     "ignores": _ignores,
     "sleeps": lambda _, seconds: time.sleep(seconds),
+    "cleans": _cleans,
     "spawns": _spawns,
     "computes": lambda _, seconds: sum(range(int(seconds * 1e9))),  # in C, and does not let go of the interpreter
 }
@@ -194,6 +204,12 @@ def moody(ctx: Context, raises: str, directory: str, seconds: float = 0) -> str:
     if raises:
         raise _ERRORS[raises]("as asked")
     return raises
+
+
+@subtask("probe.final", timeout=0.5, max_attempts=3, backoff=0.1, do_not_retry_on=TimeoutError)
+def final(ctx: Context, how: str) -> None:
+    """Work past the timeout each time; a timeout is not worth another attempt."""
+    _WORK[how](ctx, 60)
 
 
 _ERRORS = {one.__name__: one for one in (OSError, PermissionError, ConnectionError, ValueError)}

@@ -24,7 +24,7 @@ SLOTS = 3
 GRACE_SECONDS = 1.0
 KILLED_WITHIN_SECONDS = GRACE_SECONDS + 2
 ASKED_WITHIN_SECONDS = 1.0
-STUBBORN = ["ignores", "sleeps", "computes"]
+STUBBORN = ["ignores", "computes"]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,23 @@ def test_a_handler_that_goes_on_is_killed_when_the_grace_is_over(product: Runnin
     assert product.attempts(task) == [Attempt("a", 1, "CANCELED", "cancelled")]
     assert product.settle(task) == "FAILED"
     assert not _lives(int(ledger(tmp_path)[0][2]))
+
+
+def test_a_handler_that_does_not_ask_is_interrupted_before_the_grace_is_over_and_cleans_up(
+    product: Running, tmp_path: Path
+) -> None:
+    task = product.submit([_stop("a", "cleans", tmp_path)])
+
+    seconds, stopped = _cancel_and_see(product, task, tmp_path)
+
+    assert GRACE_SECONDS / 2 - 0.1 <= seconds < GRACE_SECONDS
+    assert (stopped["operation"], stopped["error"]["type"]) == ("CANCEL", "cancelled")
+    assert "interrupted" in stopped["error"]["message"]
+    assert "a has cleaned up" in product.log(task, "a")
+    assert "swallowed" not in product.log(task, "a")
+    assert product.attempts(task) == [Attempt("a", 1, "CANCELED", "cancelled")]
+    assert product.settle(task) == "FAILED"
+    assert _lives(int(ledger(tmp_path)[0][2])), "its process was killed"
 
 
 def _lives(pid: int) -> bool:
@@ -165,6 +182,47 @@ def test_siblings_in_the_unit_of_a_cancelled_one_are_neither_lost_nor_charged(
     expected = ["end", *(f"n{index}" for index in range(60))]
     assert sorted(one.key for one in attempts if one.key != "a") == sorted(expected)
     assert {one.attempt for one in attempts} == {1}
+
+
+def test_what_waits_in_a_process_that_computes_can_be_cancelled_before_that_ends(
+    product: Running, tmp_path: Path
+) -> None:
+    """It came in one claim with code that holds the interpreter: its process cannot even say that it has not begun."""
+    arguments = {"how": "asks", "directory": str(tmp_path), "seconds": 0}
+    product.assert_successful(  # so that the worker takes many at once
+        [product.submit([{"key": "n", "kind": "probe.stop", "foreach": list(range(60)), "arguments": arguments}])]
+    )
+    before = len(ledger(tmp_path))
+    task = product.submit(
+        [
+            *(_quick(f"n{index}", tmp_path) for index in range(20)),
+            _stop("a", "computes", tmp_path),
+            *(_quick(f"n{index}", tmp_path) for index in range(20, 60)),
+        ]
+    )
+    eventually(lambda: any(key == "a" for key, *_ in ledger(tmp_path)[before:]), what="a runs")
+    claimed = eventually(lambda: _behind(product, task), what="nothing else runs but what waits behind it")
+
+    operate(product, task, "cancel", key=claimed)
+    eventually(lambda: state_of(product, task, claimed) == "FAILED", within=5, what="it has ended")
+    assert state_of(product, task, "a") == "RUNNING"
+    assert "before it began" in product.log(task, claimed)
+
+    operate(product, task, "cancel")
+    assert product.settle(task) == "REVOKED"
+    assert not [key for key, *_ in ledger(tmp_path)[before:] if key == claimed], "it was begun"
+
+
+def _behind(product: Running, task: int) -> str | None:
+    """Return the last of those that have a claim together with `a`."""
+    rows = product.rows(
+        "SELECT d.key, s.claim FROM subtasks AS s JOIN subtask_specs AS d USING (id)"
+        " WHERE s.task_id = :task AND s.state = 'RUNNING' ORDER BY s.id",
+        task=task,
+    )
+    claims = {row["key"]: row["claim"] for row in rows}
+    together = [key for key, claim in claims.items() if claim == claims.get("a") and key != "a"]
+    return together[-1] if together and len(set(claims.values())) == 1 else None
 
 
 def _quick(key: str, directory: Path) -> Document:

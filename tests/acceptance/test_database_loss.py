@@ -58,6 +58,10 @@ def _away(product: Running) -> Iterator[None]:
         data.with_name("aside").rename(data)
         product.restarted("postgres", before)
         product.engine.dispose()
+        # Connections that were used in the moment before the outage are found broken by the next request, which says so.
+        eventually(
+            lambda: product.http.get("/api/v2/tasks/instances?size=1").is_success, what="the server is connected"
+        )
 
 
 @pytest.mark.parametrize("end", [_kill_it, _restart_it])

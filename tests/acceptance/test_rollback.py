@@ -218,6 +218,21 @@ def test_kinds_that_nothing_undoes_are_rolled_back_at_once(product: Running) -> 
     assert len(product.attempts(task)) == 2
 
 
+def test_a_rollback_of_thousands_is_gone_on_with_by_the_server(product: Running) -> None:
+    task = _fail(
+        product,
+        {"key": "n", "kind": "builtin.noop", "foreach": list(range(6_000))},
+        {"key": "bad", "kind": "builtin.fail", "upstreams": ["n"], "arguments": {}},
+    )
+
+    answer = operate(product, task, "rollback")
+
+    assert (answer["state"], answer["operation"]) == ("RUNNING", "ROLLBACK")
+    assert product.settle(task) == "ROLLED_BACK"
+    assert len(product.attempts(task)) == 6_001
+    assert_invariants(product.engine)
+
+
 def test_a_wide_task_is_rolled_back_with_all_hands(product: Running, tmp_path: Path) -> None:
     task = _fail(
         product,

@@ -2,21 +2,34 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import text
 
 from tests.acceptance.stack import Attempt, Document, Running, running
 from tests.eventually import eventually
 
 SLOTS = 2
 _TIMEOUT_SECONDS = 0.5
-_KILL_SECONDS = 2.0 + 0.5  # what a deaf handler gets on top of its timeout, and a beat to notice it
+_KILL_SECONDS = 2.0 + 0.5  # what a deaf handler gets on top of its timeout, and a look to notice it
 
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("timeouts"), concurrency=SLOTS) as product:
+    settings = {"TASKSERVER_DEAD_AFTER_SECONDS": "60"}  # whoever is brought back here, is so by his process' successor
+    with running(tmp_path_factory.mktemp("timeouts"), concurrency=SLOTS, settings=settings) as product:
         yield product
+
+
+@contextmanager
+def _beat_that_hangs(product: Running) -> Iterator[None]:
+    """Let the worker's beat wait in PostgreSQL for the block."""
+    waits = "SELECT pid FROM pg_stat_activity WHERE application_name = 'taskserver-worker-main' AND wait_event_type = 'Lock'"
+    with product.engine.begin() as connection:
+        connection.execute(text("SELECT id FROM workers WHERE stopped_at IS NULL FOR UPDATE"))
+        eventually(lambda: product.rows(waits), what="the beat waits")
+        yield
 
 
 def _hang(how: str, **fields: object) -> list[Document]:
@@ -56,11 +69,31 @@ def test_a_handler_that_cannot_be_interrupted_is_killed_and_its_place_filled(pro
     assert max(first[0], second[0]) < min(first[1], second[1]), "a place is still empty"
 
 
+def test_a_handler_is_killed_at_its_timeout_while_the_beat_waits_for_the_database(product: Running) -> None:
+    with _beat_that_hangs(product):
+        began = time.monotonic()
+        task = product.submit(_hang("frozen"))
+
+        assert product.settle(task) == "FAILED"
+        seconds = time.monotonic() - began
+
+    assert seconds < _TIMEOUT_SECONDS + _KILL_SECONDS + 2
+    assert product.attempts(task) == [Attempt("a", 1, "FAILED", "timeout")]
+
+
 def test_a_killed_handler_runs_again_while_attempts_are_left(product: Running) -> None:
     task = product.submit(_hang("frozen", maxAttempts=2, backoffSeconds=0.2))
 
     product.assert_successful([task])
     assert product.attempts(task) == [Attempt("a", 1, "FAILED", "timeout"), Attempt("a", 2, "SUCCESSFUL", None)]
+
+
+@pytest.mark.parametrize("how", ["sleeps", "computes"])
+def test_a_timeout_that_the_kind_does_not_retry_is_final_however_it_ended(product: Running, how: str) -> None:
+    task = product.submit([{"key": "a", "kind": "probe.final", "arguments": {"how": how}}])
+
+    assert product.settle(task) == "FAILED"
+    assert product.attempts(task) == [Attempt("a", 1, "FAILED", "timeout")]
 
 
 def test_a_timeout_counts_as_a_failure_and_is_retried(product: Running) -> None:

@@ -1,18 +1,14 @@
 """The beat of a worker's main process."""
 
 import os
-import signal
-import subprocess
-import sys
 
-import pytest
 from sqlalchemy import Engine
 
 from schema.database import transaction
 from schema.transitions.registrations import WorkerInfo, live_capacity, register_worker
 from tests.factories import execute, many
 from workers.beat import Heart
-from workers.slots import NEVER, Slots
+from workers.slots import Slots
 
 WORKER = WorkerInfo(id=7, name="w", host="h", pid=1, queues=["default"], concurrency=2, code_version="")
 
@@ -56,25 +52,3 @@ def test_a_worker_that_stopped_offers_nothing(engine: Engine) -> None:
 
     assert slots_of(engine) == {}
     assert [row["stopped_at"] is not None for row in many(engine, "SELECT stopped_at FROM workers")] == [True]
-
-
-@pytest.mark.parametrize("why", ["timeout", "grace"])
-def test_what_overran_is_killed_without_waiting_for_a_beat(engine: Engine, why: str) -> None:
-    slots = Slots(2)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as overdue:
-        slots[0].take_over(process=3, pid=overdue.pid)
-        slots[0].hold(claim=12)
-        slots[0].begin(subtask=5, kill_at=1 if why == "timeout" else NEVER)
-        slots[1].take_over(process=4, pid=os.getpid())
-        slots[1].hold(claim=13)
-        slots[1].begin(subtask=6, kill_at=NEVER)
-        if why == "grace":
-            slots[0].ask_to_stop(claim=12, subtask=5, by=1)
-        heart = Heart(engine, slots, WORKER, seconds=60)
-        heart.start()
-
-        assert overdue.wait(10) == -signal.SIGKILL
-
-        heart.stop()
-    assert slots[0].read().was_killed
-    assert not slots[1].read().was_killed

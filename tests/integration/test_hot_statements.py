@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Engine, TextClause, text
 
 from schema.database import transaction
-from schema.transitions import claims, declining, frontiers, records, releases, rescues, settlement
+from schema.transitions import claims, declining, frontiers, records, releases, rescues, settlement, turning
 from tests.factories import execute
 
 _ROWS = (
@@ -44,7 +44,7 @@ _STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "open due": (releases._OPEN_DUE, {}),
     "next time": (releases._NEXT_TIME, {}),
     "claim": (claims._CLAIM, {"ids": [200], "task": 20, "process": 1, "executor": "one", "room": 1}),
-    "hand back": (claims._RETURN, {"ids": [200], "task": 20, "carrier": 4096, "claim": 0, "process": 1}),
+    "hand back": (claims._RETURN, {"ids": [200], "begun": [], "task": 20, "carrier": 4096, "claim": 0, "process": 1}),
     "decline": (
         declining._DECLINE,
         {"ids": [200], "task": 20, "kinds": ["a"], "carrier": 4096, "claim": 1, "process": 1},
@@ -56,6 +56,7 @@ _STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     ),
     "named": (settlement._NAMED, {"task": 20}),
     "settle": (settlement._SETTLE, {"task": 20, "state": "FAILED", "late": False, "backwards": False}),
+    "unfinished": (turning._UNFINISHED, {"limit": 20}),
     "lost claims": (rescues._LOST_CLAIMS, {"silence": 5.0, "limit": 500}),
     "old releases": (rescues._READY_QUEUES, {"age": 2.0}),
     "held": (rescues._HELD, {"task": 20, "claim": 1, "process": 1, "cap": 3}),

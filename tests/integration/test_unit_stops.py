@@ -2,19 +2,20 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from sqlalchemy import Engine
 
 from schema.database import transaction
 from schema.settings import Settings
-from schema.transitions import cancellations
+from schema.transitions import cancellations, retries
 from schema.transitions.orders import Order
 from schema.wire import UnitMessage
 from tests.eventually import eventually
 from tests.factories import PROCESS, StoredTask, make_task, many
 from tests.invariants import assert_invariants
+from tests.operators import use
 from workers.attempt import AttemptRunner
 from workers.canceler import Canceler
 from workers.context import Context
@@ -44,9 +45,9 @@ def canceler(engine: Engine, slots: Slots) -> Iterator[Canceler]:
     canceler.stop()
 
 
-def _unit(engine: Engine, *keys: str) -> tuple[StoredTask, UnitMessage]:
-    """Return subtasks without edges that were released as one slice, and their message."""
-    task = make_task(engine, dict.fromkeys(keys, ()))
+def _unit(engine: Engine, *keys: str, **options: Mapping[str, object]) -> tuple[StoredTask, UnitMessage]:
+    """Return subtasks without edges that were released as one slice, and their message; `options` go by key."""
+    task = make_task(engine, dict.fromkeys(keys, ()), options)
     carriers = task.release(*keys[:1])
     carrier = carriers[keys[0]]
     task.release(*keys[1:], carriers=dict.fromkeys(keys[1:], carrier))
@@ -157,6 +158,72 @@ def test_what_is_asked_to_stop_before_its_turn_is_not_begun_and_the_others_are(
     assert called == ["quick", "a", "c"]
     assert task.states() == {"quick": "SUCCESSFUL", "a": "SUCCESSFUL", "b": "FAILED", "c": "SUCCESSFUL"}
     assert "before it began" in _logs(engine, task, "b")
+    assert_invariants(engine)
+
+
+def test_what_waits_behind_a_handler_that_holds_its_process_is_ended_for_it(
+    engine: Engine, slots: Slots, canceler: Canceler
+) -> None:
+    """As where C code holds the interpreter: the process neither gives way nor asks before the handler's end."""
+    task, message = _unit(engine, "quick", "a", "b", "c")
+    claims: list[int] = []
+
+    def hold(_: Context) -> None:
+        claims.append(task.held("b")[0].claim)
+        _cancel(engine, task, "b")
+        _waits_for(task, "b", "FAILED")
+        assert_invariants(engine)
+
+    called = _run(engine, slots[0], message, {"a": hold}, give_way_seconds=GRACE_SECONDS)
+
+    assert called == ["quick", "a", "c"]
+    assert task.states() == {"quick": "SUCCESSFUL", "a": "SUCCESSFUL", "b": "FAILED", "c": "SUCCESSFUL"}
+    [attempt] = task.attempts("b")
+    assert (attempt["claim"], attempt["outcome"], attempt["error_type"]) == (claims[0], "CANCELED", "cancelled")
+    assert "before it began" in _logs(engine, task, "b")
+    assert_invariants(engine)
+
+
+def test_what_was_ended_for_its_process_and_runs_again_elsewhere_is_not_begun_there(
+    engine: Engine, slots: Slots, canceler: Canceler
+) -> None:
+    task, message = _unit(engine, "quick", "a", "b")
+
+    def hold(_: Context) -> None:
+        _cancel(engine, task, "b")
+        _waits_for(task, "b", "FAILED")
+        with transaction(engine) as connection:
+            retries.retry_subtask(connection, task.id, task.ids["b"], ORDER)
+        task.begin("b", process=PROCESS + 1)
+
+    called = _run(engine, slots[0], message, {"a": hold}, give_way_seconds=GRACE_SECONDS)
+
+    assert called == ["quick", "a"]
+    assert (task.states()["b"], task.row("b")["process"]) == ("RUNNING", PROCESS + 1)
+    assert_invariants(engine)
+
+
+@pytest.mark.parametrize("gives_way", [True, False])
+def test_what_was_cancelled_before_it_began_prohibits_no_rollback_and_is_not_undone(
+    engine: Engine, slots: Slots, canceler: Canceler, *, gives_way: bool
+) -> None:
+    task, message = _unit(engine, "quick", "a", "b", b={"prohibit_rollback": True, "has_rollback": True})
+
+    def cancel_b(_: Context) -> None:
+        _cancel(engine, task, "b")
+        if gives_way:
+            _waits_for(task, "b", "FAILED")
+        else:
+            eventually(lambda: slots[0].is_stopping(task.held("b")[0].claim), what="the process is told")
+
+    seconds = 0.05 if gives_way else GRACE_SECONDS
+    called = _run(engine, slots[0], message, {"a": cancel_b}, give_way_seconds=seconds)
+    assert task.row("b")["attempted_at"] is None
+    use(task, "rollback")
+
+    assert called == ["quick", "a"]
+    assert [one["outcome"] for one in task.attempts("b")] == ["CANCELED"]
+    assert task.column("state") == "ROLLED_BACK", "its rollback handler is waited for"
     assert_invariants(engine)
 
 

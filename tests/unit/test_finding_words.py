@@ -4,9 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from taskserver.__main__ import app
 from taskserver.diagnosis.finding import counted, named, span
 from taskserver.views.diagnosis import FindingView
+
+RULES = sorted(Path(__file__).parents[2].joinpath("taskserver/diagnosis").glob("*_rules.py"))
 
 
 @pytest.mark.parametrize(
@@ -34,3 +38,11 @@ def test_the_page_for_operators_has_every_finding() -> None:
     told = set(re.findall(r"^\| `([a-z_]+)` \|", page.partition("## Why one subtask waits")[0], re.MULTILINE))
 
     assert told == set(described.removeprefix("One of ").rstrip(".").split(", "))
+
+
+@pytest.mark.parametrize("rules", RULES, ids=lambda path: path.stem)
+def test_every_command_that_a_cure_names_is_there(rules: Path) -> None:
+    named = set(re.findall(r"`taskserver ([a-z]+)", rules.read_text()))
+
+    assert named
+    assert named <= typer.main.get_command(app).commands.keys()  # type: ignore[attr-defined]

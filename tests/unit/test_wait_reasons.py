@@ -31,9 +31,10 @@ class Row:
     state: str = SubtaskState.PENDING
     operation: str = Operation.EXECUTE
     gate: str | None = None
-    attempt: int = 0
+    declined: bool = False
     scheduled_at: str | None = None
     queue: str = "default"
+    kind: str | None = "test.kind"
 
 
 RUNNING = TaskFacts(
@@ -47,7 +48,7 @@ RUNNING = TaskFacts(
     concurrency=None,
     queued=False,
     holder=None,
-    live_queues=frozenset({"default"}),
+    live_kinds={"default": frozenset({"test.kind", "other.kind"}), "old": None},
 )
 SUSPENDED = replace(RUNNING, state=TaskState.SUSPENDED, open=False)
 FAILING = replace(RUNNING, failing=True)
@@ -61,7 +62,8 @@ PENDING = Row()
 AGAIN = Row(operation=Operation.RETRY)
 UNDO = Row(operation=Operation.ROLLBACK)
 BEHIND = Row(operation=Operation.ROLLBACK, gate="downstreams")
-DELAYED = Row(attempt=1, scheduled_at=LATER.isoformat())
+DELAYED = Row(scheduled_at=LATER.isoformat())
+DECLINED = replace(DELAYED, declined=True)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,18 @@ DELAYED = Row(attempt=1, scheduled_at=LATER.isoformat())
         (SUSPENDED, PENDING, [], "paused"),
         (SUSPENDED, PENDING, [5], "upstream"),
         (SUSPENDED, DELAYED, [], "paused"),
-        (RUNNING, replace(DELAYED, attempt=0), [], "no_worker"),
+        (RUNNING, DECLINED, [], "no_worker"),
+        (RUNNING, replace(DECLINED, operation=Operation.RETRY), [], "no_worker"),
+        (UNDOING, replace(DECLINED, operation=Operation.ROLLBACK), [], "no_worker"),
+        (SUSPENDED, DECLINED, [], "paused"),
+        (RUNNING, Row(declined=True), [], "queued"),
+        (RUNNING, Row(kind="host.mount"), [], "no_worker"),
+        (RUNNING, Row(kind="host.mount", state=SubtaskState.READY), [], "no_worker"),
+        (RUNNING, Row(kind="host.mount", queue="old"), [], "queued"),
+        (RUNNING, Row(kind="host.mount", gate="when"), [], "queued"),
+        (RUNNING, Row(kind=None), [], "queued"),
+        (UNDOING, replace(UNDO, kind="host.mount"), [], "no_worker"),
+        (FULL, Row(kind="host.mount"), [], "limit"),
         (FAILING, PENDING, [], "task_failing"),
         (FAILING, AGAIN, [], "queued"),
         (FAILED, PENDING, [], "task_failing"),
@@ -95,7 +108,7 @@ DELAYED = Row(attempt=1, scheduled_at=LATER.isoformat())
         (UNDOING, UNDO, [], "queued"),
         (UNDOING, UNDO, [5], "queued"),
         (UNDOING, replace(UNDO, queue="gpu"), [], "no_worker"),
-        (UNDOING, replace(UNDO, attempt=1, scheduled_at=LATER.isoformat()), [], "retry"),
+        (UNDOING, replace(UNDO, scheduled_at=LATER.isoformat()), [], "retry"),
         (UNDOING, BEHIND, [7], "upstream"),
         (replace(SUSPENDED, undoing=True), UNDO, [], "paused"),
         (QUEUED, PENDING, [], "duplicate"),
@@ -160,6 +173,23 @@ def test_a_failed_rollback_is_named_to_the_steps_that_it_holds() -> None:
     assert "the rollback of another subtask has failed" in found.detail
 
 
+@pytest.mark.parametrize("row", [Row(kind="host.mount"), replace(DECLINED, kind="host.mount")])
+def test_a_kind_that_no_live_worker_of_the_queue_has_is_named_with_its_cure(row: Row) -> None:
+    found = wait_reason(RUNNING, row, [])
+
+    assert found is not None
+    assert "no live worker of the queue default has a handler for the kind host.mount" in found.detail
+    assert "TASKSERVER_HANDLERS" in found.detail
+
+
+def test_what_was_brought_to_a_wrong_worker_is_offered_again_to_those_that_have_its_kind() -> None:
+    found = wait_reason(RUNNING, DECLINED, [])
+
+    assert found is not None
+    assert "a worker of the queue default had no handler for the kind test.kind" in found.detail
+    assert found.until is not None
+
+
 tasks = st.builds(
     TaskFacts,
     state=st.sampled_from(list(TaskState)),
@@ -172,14 +202,17 @@ tasks = st.builds(
     concurrency=st.just(2),
     queued=st.booleans(),
     holder=st.sampled_from([None, 3]),
-    live_queues=st.sampled_from([frozenset[str](), frozenset({"default"})]),
+    live_kinds=st.sampled_from(
+        [{}, {"default": frozenset[str]()}, {"default": None}, {"default": frozenset({"test.kind"})}]
+    ),
 )
 rows = st.builds(
     Row,
     state=st.sampled_from(list(SubtaskState)),
     operation=st.sampled_from(list(Operation)),
     gate=st.sampled_from([None, "when", "signal", "foreach", "downstreams", "undone"]),
-    attempt=st.sampled_from([0, 1]),
+    declined=st.booleans(),
+    kind=st.sampled_from([None, "test.kind"]),
     scheduled_at=st.sampled_from([None, LATER.isoformat()]),
 )
 

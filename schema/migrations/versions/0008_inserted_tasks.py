@@ -11,8 +11,8 @@ A row can be deleted while nothing of it is out. Its subtasks and records go wit
 
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0008"
+down_revision = "0007"
 
 # A number below is a time in seconds (until the year 5138), one above in milliseconds (since March 1973).
 MILLISECONDS = """

@@ -5,7 +5,7 @@ Without these both read their whole table; the history outlives its tasks, so it
 
 from alembic import op
 
-revision = "0008"
+revision = "0007"
 down_revision = "0006"
 
 
