@@ -84,6 +84,10 @@ SETTLED_TASK_STATES = frozenset(
 )
 FINAL_TASK_STATES = frozenset(state for state, after in TASK_ARROWS.items() if not after)
 LIVE_TASK_STATES = frozenset(TaskState) - SETTLED_TASK_STATES
+# In these a subtask that has FAILED may be retried or skipped.
+MENDABLE_TASK_STATES = frozenset({TaskState.FAILED}) | {
+    state for state, after in TASK_ARROWS.items() if TaskState.FAILED in after
+}
 
 BEGUN_SUBTASK_STATES = frozenset({SubtaskState.RUNNING}) | {
     state for state, after in SUBTASK_ARROWS.items() if after == {SubtaskState.FAILED}

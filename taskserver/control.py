@@ -19,6 +19,7 @@ from schema.transitions.patience import waiting_a_moment_only
 
 TaskVerb = Callable[[Connection, TaskId, Order], None]
 SubtaskVerb = Callable[[Connection, TaskId, SubtaskId, Order], None]
+Choice = Callable[[Connection], Sequence[TaskId]]
 
 TASK_VERBS: Mapping[str, TaskVerb] = {
     "retry": retries.retry_task,
@@ -86,35 +87,36 @@ class Retried:
     error: Mapping[str, Any] | None = None
 
 
-def retry_tasks(
-    engine: Engine, tasks: Sequence[TaskId], order: Order, *, call: IdempotentCall | None = None
-) -> list[Retried]:
-    """Retry several tasks, each in a transaction of its own; tell for each what became of it.
+def retry_tasks(engine: Engine, choose: Choice, order: Order, *, call: IdempotentCall | None = None) -> list[Retried]:
+    """Retry the tasks that are chosen, each in a transaction of its own; tell for each what became of it.
 
-    With a key, a call that was cut short is gone on with when it comes again: for the same tasks, each of them once.
+    With a key, a call that was cut short is gone on with when it comes again: for the tasks chosen then, each of them once.
 
     Raises:
+        TaskserverError: As the choice does; nothing was retried, and the key is free.
         IdempotencyKeyReused: The key was used for something else.
         Unavailable: PostgreSQL is away. What was retried until then stays so.
 
     """
     if call is None:
+        with transaction(engine) as connection:
+            tasks = choose(connection)
         return [_retry(engine, task, order) for task in tasks]
     with transaction(engine) as connection:
-        earlier = _claim(connection, call)
-        if earlier is None:
-            idempotency.note_answer(connection, call, {"tasks": list(tasks)})
-    if earlier is not None and "retried" in earlier:
-        return [Retried(TaskId(one["task"]), one["error"]) for one in earlier["retried"]]
-    chosen = tasks if earlier is None else [TaskId(one) for one in earlier["tasks"]]
-    retried = [_retry(engine, task, order, call=_part(call, task)) for task in chosen]
+        known = _claim(connection, call)
+        if known is None:
+            known = {"tasks": list(choose(connection))}
+            idempotency.note_answer(connection, call, known)
+    if "retried" in known:
+        return [Retried(TaskId(one["task"]), one["error"]) for one in known["retried"]]
+    retried = [_retry(engine, TaskId(one), order, call=_part(call, one)) for one in known["tasks"]]
     answer = [{"task": one.task, "error": one.error} for one in retried]
     with transaction(engine) as connection:
         idempotency.note_answer(connection, call, {"retried": answer})
     return retried
 
 
-def _part(call: IdempotentCall, task: TaskId) -> IdempotentCall:
+def _part(call: IdempotentCall, task: int) -> IdempotentCall:
     """Return what one task of the call is known by: a key that no caller can give, because a line end is none of its signs."""
     return replace(call, key=f"{call.key}\n{task}", scope=f"{call.scope}: task {task}")
 

@@ -90,7 +90,7 @@ def print_outcome(outcome: Outcome) -> None:
     if not task.is_successful:
         for one in task.subtasks:
             if one.error is not None:
-                console.print(f"  {one.key}: {one.error.message}", markup=False)
+                console.print(f"  {one.key}: {one.error.in_words}", markup=False)
         return
     console.print(f"distributions {found['distributions']:,}, files {found['files']:,}, bytes {found['bytes']:,}")
     for line in _change_lines(found["changes"]):

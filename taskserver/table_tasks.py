@@ -58,7 +58,7 @@ class TableTasks:
         return self._kinds[names]
 
 
-def no_template(template_id: int | None, account: str) -> InvalidGraph:
+def no_template(template_id: int, account: str) -> InvalidGraph:
     """Return the error for a `template_id` that is not the id of a definition of the account, or of another one's."""
     return InvalidGraph(
         f"template_id {template_id} is not the id of a definition of account {account!r}: list the definitions to see their ids,"

@@ -105,7 +105,8 @@ def _held_by_course(task: TaskFacts, subtask: Waiting) -> WaitReason | None:
 
 def _held_by_neighbours(subtask: Waiting, holders: Sequence[int]) -> WaitReason | None:
     if subtask.gate == "downstreams":
-        detail = f"is rolled back after {len(holders)} downstream(s) that must be undone first"
+        many = f"{len(holders)} downstream(s) that" if holders else "what follows it, which"
+        detail = f"is rolled back after {many} must be undone first"
         return WaitReason(type="upstream", detail=detail, upstreams=list(holders))
     if holders and subtask.operation != Operation.ROLLBACK:
         detail = f"waits for {len(holders)} upstream(s) to end well"

@@ -14,7 +14,7 @@ from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.identity import SubtaskId, TaskId
 from schema.transitions import claims, declining, progress, records, releases, rescues
-from schema.transitions.claims import Claimed
+from schema.transitions.claims import Claimed, Wanted
 from schema.transitions.creation import NewSubtask, NewTask, create_task
 from schema.transitions.frontiers import Share, load_frontiers
 from schema.transitions.progress import Progress
@@ -172,7 +172,7 @@ def claim_within(
     connection: Connection, task: TaskId, ids: Sequence[SubtaskId], *, process: int, executor: str
 ) -> list[Claimed]:
     """Claim in a transaction that holds the task's progress row."""
-    request = claims.claim_request(task, ids, process=process, executor=executor)
+    request = claims.claim_request(task, Wanted(ids, process, executor))
     return claims.claimed(connection.execute(request.statement, request.parameters).mappings())
 
 

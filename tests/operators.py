@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import Connection, Engine, RowMapping, text
@@ -93,6 +93,14 @@ def heard(engine: Engine, channel: str) -> Iterator[list[str]]:
         listener.exec_driver_sql("UNLISTEN *")
 
 
+class Way(NamedTuple):
+    """What distinguishes a use from another that is much the same on something else."""
+
+    name: str
+    hindrance: str
+    course: str
+
+
 @dataclass(frozen=True)
 class Use:
     """A verb on a task or on one of its subtasks, the error with which it is to be refused, if it is, and for what."""
@@ -100,6 +108,11 @@ class Use:
     command: Command
     error: type[TaskserverError] | None = None
     hindrance: str = ""
+    course: str = ""  # of what it is used on
+
+    @property
+    def way(self) -> "Way":
+        return Way(self.name, self.hindrance, self.course)
 
     @property
     def name(self) -> str:
@@ -122,30 +135,51 @@ _TASKS = """
     FROM tasks t JOIN task_progress p ON p.id = t.id ORDER BY t.id
 """
 _SUBTASKS = """
-    SELECT s.id, s.task_id, s.state, s.allow_failure, s.allow_failure AND EXISTS (
+    SELECT s.id, s.task_id, s.state, s.allow_failure, d.has_rollback AND s.attempted_at IS NOT NULL AS handled,
+        s.state <> 'PENDING' OR (s.operation = 'ROLLBACK' AND s.gate IS DISTINCT FROM 'undone') AS left,
+        ARRAY(SELECT upstream_id FROM subtask_edges WHERE downstream_id = s.id) AS upstreams,
+        ARRAY(SELECT downstream_id FROM subtask_edges WHERE upstream_id = s.id) AS downstreams, s.allow_failure AND EXISTS (
         SELECT FROM subtask_edges e JOIN subtasks f ON f.id = e.downstream_id
         WHERE e.upstream_id = s.id AND f.state IN ('RUNNING', 'CANCELING')
     ) AS busy
-    FROM subtasks s ORDER BY s.id
+    FROM subtasks s JOIN subtask_specs d USING (id) ORDER BY s.id
 """
 
 
 def uses(engine: Engine) -> list[Use]:
     """Return every use of a verb on what is stored, with what must come of it: judged by the tables and `docs/states.md`."""
     tasks = {row["id"]: row for row in many(engine, _TASKS)}
+    subtasks = {row["id"]: row for row in many(engine, _SUBTASKS)}
     on_tasks = [
-        Use(Command(verb, TaskId(task)), *_against(verb, row)) for task, row in tasks.items() for verb in TASK_VERBS
+        Use(Command(verb, TaskId(id_)), *_against(verb, task), _course(task))
+        for id_, task in tasks.items()
+        for verb in TASK_VERBS
     ]
+    parts = [(tasks[part["task_id"]], part) for part in subtasks.values()]
     on_subtasks = [
         Use(
-            Command(verb, TaskId(row["task_id"]), SubtaskId(row["id"])),
-            *_against_part(verb, tasks[row["task_id"]], row),
+            Command(verb, TaskId(task["id"]), SubtaskId(part["id"])),
+            *_against_part(verb, task, part, subtasks),
+            _course(task, part),
         )
-        for row in many(engine, _SUBTASKS)
+        for task, part in parts
         for verb in SUBTASK_VERBS
     ]
     return on_tasks + on_subtasks
 
+
+# What a use that is taken may make of the task or subtask, as the audit tells it.
+AFTER: Mapping[str, set[str]] = {
+    "retry task": {"RUNNING"},
+    "rollback task": {"RUNNING", "ROLLED_BACK"},
+    "cancel task": {"RUNNING", "REVOKED"},
+    "pause task": {"SUSPENDED"},
+    "resume task": {"RUNNING"},
+    "abandon task": {"REVOKED"},
+    "retry subtask": {"PENDING"},
+    "skip subtask": {"SUCCESSFUL", "PENDING"},
+    "cancel subtask": {"CANCELING"},
+}
 
 Against = tuple[type[TaskserverError] | None, str]
 _STATES = {
@@ -164,6 +198,12 @@ _PART_HINDRANCES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def _course(task: RowMapping, part: RowMapping | None = None) -> str:
+    if task["undoing"]:
+        return "backwards"
+    return "allowed" if part is not None and part["allow_failure"] else ""
+
+
 def _against(verb: str, task: RowMapping) -> Against:
     if task["state"] not in _STATES[verb]:
         return WrongState, "state"
@@ -175,15 +215,31 @@ def _against(verb: str, task: RowMapping) -> Against:
     return (DuplicateInstance, "held") if verb in {"retry", "rollback"} and task["held"] else (None, "")
 
 
-def _against_part(verb: str, task: RowMapping, subtask: RowMapping) -> Against:
-    if subtask["state"] != _PART_STATES[verb] or (verb != "cancel" and task["state"] not in _GOING):
+def _against_part(verb: str, task: RowMapping, part: RowMapping, subtasks: Mapping[int, RowMapping]) -> Against:
+    if part["state"] != _PART_STATES[verb] or (verb != "cancel" and task["state"] not in _GOING):
         return WrongState, "state"
     for hindrance in _PART_HINDRANCES.get(verb, ()):
-        if {**task, **subtask}[hindrance]:
+        if {**task, **part}[hindrance]:
             return WrongState, hindrance
-    others_fail = not task["undoing"] and task["failing"] > (not subtask["allow_failure"])
-    reopens = task["state"] == "FAILED" and (verb == "retry" or not others_fail)
+    others_fail = task["failing"] > (not part["allow_failure"])
+    goes_on = _frees_a_step(part, subtasks) if task["undoing"] else not others_fail
+    reopens = task["state"] == "FAILED" and (verb == "retry" or goes_on)
     return (DuplicateInstance, "held") if reopens and task["held"] else (None, "")
+
+
+def _frees_a_step(step: RowMapping, subtasks: Mapping[int, RowMapping]) -> bool:
+    """Tell whether, once a failed step counts as undone, another can be undone by its handler, or all is undone."""
+    left = {one["id"] for one in subtasks.values() if one["left"] and one["task_id"] == step["task_id"]}
+    undone = [step]
+    while undone:
+        last = undone.pop()
+        left.discard(last["id"])
+        for upstream in (subtasks[one] for one in last["upstreams"]):
+            if upstream["id"] in left and left.isdisjoint(upstream["downstreams"]):
+                if upstream["handled"]:
+                    return True
+                undone.append(upstream)
+    return not left
 
 
 # Seven subtasks without edges but one, so that as many as can be are in a state of their own.

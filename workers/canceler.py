@@ -15,9 +15,8 @@ from schema.database import transaction
 from schema.errors import Unavailable
 from schema.identity import SubtaskId, TaskId
 from schema.listening import Listener
-from schema.transitions import cancellations, revocations, unbegun
+from schema.transitions import cancellations, unbegun
 from schema.transitions.cancellations import CANCELING_CHANNEL, Stopping
-from schema.transitions.orders import Order
 from workers.slots import Held, Slots
 
 _LOOK_SECONDS = 1.0
@@ -54,20 +53,6 @@ class Canceler:
         self._wake.set()
         self._thread.join()
         self._listener.stop()
-
-    def cancel(self, hex_ids: Sequence[str], *, actor: str) -> None:
-        """Use the cancel verb on tasks and subtasks of any worker, in the name of `actor`.
-
-        Raises:
-            NotFound: One is neither a task nor a subtask; what came before it is cancelled.
-            WrongState: A task has settled, or a subtask is not RUNNING; the same.
-            Unavailable: PostgreSQL is away.
-
-        """
-        order = Order(actor, account=None, reason="revoked by remote control")
-        for hex_id in hex_ids:
-            with transaction(self._engine) as connection:
-                revocations.revoke(connection, hex_id, order)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -76,15 +76,17 @@ def error_type(error: BaseException) -> str:
 def error_message(error: BaseException) -> str:
     """Return the exception's message, storable and at most `MAX_MESSAGE_LENGTH` long.
 
-    One of a single word says little by itself (`sys.exit(3)`, `KeyError("x")`): it comes after its type, which also stands
-    where there is no message.
+    A single word that is not what the exception was raised with says little (`sys.exit(3)`, `KeyError("x")`): it comes after
+    its type, which also stands where there is no message.
     """
+    given = False
     try:
         message = str(error)
+        given = _is_given(message, error)
     except Exception as unreadable:  # noqa: BLE001 - a handler's exception class may fail at anything
         message = f"its message cannot be shown: __str__ raised {type(unreadable).__name__}"
     message = storable(as_lines(message.strip()))
-    if len(message.split()) < _LEAST_WORDS and not _is_word(error):
+    if len(message.split()) < _LEAST_WORDS and not given and not _is_word(error):
         message = ": ".join(filter(None, (error_type(error), message)))
     message = message or error_type(error)
     return message if len(message) <= MAX_MESSAGE_LENGTH else message[: MAX_MESSAGE_LENGTH - 1] + "…"
@@ -103,6 +105,11 @@ def failure_text(error: BaseException) -> str:
 
 def _is_word(error: BaseException) -> bool:
     return type(error) in _WORDS
+
+
+def _is_given(message: str, error: BaseException) -> bool:
+    """Tell whether the message is the text that the exception was raised with."""
+    return bool(message.strip()) and [one for one in error.args if isinstance(one, str)] == [message]
 
 
 def _from_handler(frames: TracebackType | None) -> TracebackType | None:

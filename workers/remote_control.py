@@ -12,7 +12,6 @@ from typing import Any
 from celery.worker.control import Panel
 from structlog import get_logger
 
-from schema.errors import TaskserverError
 from workers.runtime import Runtime
 
 Command = Callable[..., Any]
@@ -93,13 +92,17 @@ def _hello(state: Any, /, from_node: str = "", **_: Any) -> dict[str, Any] | Non
 
 
 def _revoke(runtime: Runtime, task_id: object) -> dict[str, str]:
-    """Ask for the cancel of tasks and subtasks by their hex ids; how they are stopped is not the caller's to say."""
+    """Ask for the cancel of tasks and subtasks by their hex ids; how they are stopped is not the caller's to say.
+
+    Celery knows an answer that is `ok` and one that is an `error`; where some ids were refused, both are told.
+    """
     given = task_id if isinstance(task_id, list) else [task_id]
     ids = [one for one in given if isinstance(one, str) and _HEX_ID.fullmatch(one)]
     if not ids or ids != given:
         return {"error": "give the 32 hex digits of a task or a subtask, or a list of such ids"}
-    try:
-        runtime.cancel_requested(ids, actor="flower")
-    except TaskserverError as error:
-        return {"error": error.message}
-    return {"ok": f"cancel requested: {', '.join(ids)}"}
+    revocation = runtime.cancel_requested(ids, actor="flower")
+    if revocation is None:
+        return {"ok": f"cancel taken, and not done yet: {', '.join(ids)}; if it is refused, the worker's log says so"}
+    done = {"ok": f"cancel requested: {', '.join(revocation.done)}"} if revocation.done else {}
+    refused = {"error": "; ".join(revocation.refused.values())} if revocation.refused else {}
+    return done | refused

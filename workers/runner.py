@@ -19,9 +19,9 @@ from schema.identity import SubtaskId, TaskId
 from schema.settings import Settings
 from schema.states import Operation
 from schema.transitions import cancellations, claims, declining, progress, registrations, steps
-from schema.transitions.claims import Claimed
+from schema.transitions.claims import Claimed, Wanted
 from schema.transitions.records import Recorded
-from schema.transitions.steps import Ended, Wanted
+from schema.transitions.steps import Ended
 from schema.wire import UnitMessage
 from workers.attempt import AttemptRunner, Finished, Inputs
 from workers.events import TaskEvents, tell_fates

@@ -32,6 +32,7 @@ from workers.failures import TimedOut
 from workers.killer import Killer
 from workers.log_sink import LogFlusher
 from workers.registry import Registry, load_handlers
+from workers.revoker import Revocation, Revoker
 from workers.runner import UnitRunner
 from workers.slots import Held, Slots
 
@@ -50,6 +51,7 @@ class Runtime:
         self._slots: Slots | None = None
         self._heart: Heart | None = None
         self._canceler: Canceler | None = None
+        self._revoker: Revoker | None = None
         self._killer: Killer | None = None
         self._runner: UnitRunner | None = None
         self._audience = Audience()
@@ -85,19 +87,23 @@ class Runtime:
         self._heart = Heart(engine, self._slots, worker, seconds=self._settings.beat_seconds)
         grace = self._settings.cancel_grace_seconds
         self._canceler = Canceler(engine, self._slots, grace_seconds=grace)
+        self._revoker = Revoker(engine)
         self._killer = Killer(self._slots, grace_seconds=grace)
         settle_collector()
 
     def start_heart(self) -> None:
-        """Begin to beat, to ask what is cancelled to stop, and to kill what overran; in the main process, once it takes messages."""
-        for one in (self._killer, self._heart, self._canceler):
+        """Begin to beat, to cancel what is revoked, to ask what is cancelled to stop, and to kill what overran.
+
+        In the main process, once it takes messages.
+        """
+        for one in (self._killer, self._heart, self._canceler, self._revoker):
             if one is not None:
                 one.start()
 
     def stop_heart(self) -> None:
         """Stop all of that; in the main process, once the pool has ended."""
         self._audience.stop()
-        for one in (self._canceler, self._heart, self._killer):
+        for one in (self._revoker, self._canceler, self._heart, self._killer):
             if one is not None:
                 one.stop()
 
@@ -120,17 +126,13 @@ class Runtime:
         held = [slots[index].read() for index in range(len(slots))] if slots is not None else []
         return {one.pid: one.begun for one in held if one.begun}
 
-    def cancel_requested(self, hex_ids: Sequence[str], *, actor: str) -> None:
+    def cancel_requested(self, hex_ids: Sequence[str], *, actor: str) -> Revocation | None:
         """Cancel tasks and subtasks, named by their hex ids, in the name of `actor`; in the main process.
 
-        Raises:
-            NotFound: One is neither a task nor a subtask.
-            WrongState: A task has settled, or a subtask is not RUNNING.
-            Unavailable: PostgreSQL is away.
-
+        Return what became of it; None where that is not known at once.
         """
-        assert self._canceler is not None
-        self._canceler.cancel(hex_ids, actor=actor)
+        assert self._revoker is not None
+        return self._revoker.revoke(hex_ids, actor=actor)
 
     def enter_process(self, index: int, app: Celery) -> None:
         """Make a pool process ready to run units, and bring back what its dead predecessor held."""
@@ -189,7 +191,9 @@ class Runtime:
         return frozenset(kind for kind in self.kinds() if not registry.find(kind).retryable.covers(overrun))
 
     def _engine(self, name: str) -> Engine:
-        return make_engine(self._settings.require_database(), name=f"taskserver-{name}", pool_size=_CONNECTIONS)
+        return make_engine(
+            self._settings.require_database(), name=f"taskserver-{name}", pool_size=_CONNECTIONS, by_id=True
+        )
 
 
 def _draw_process_number(engine: Engine) -> int:

@@ -1,7 +1,7 @@
 """Cancel and abandon: what runs is asked to stop (RUNNING → CANCELING → FAILED), the task ends once nothing runs.
 
-The request stands in the database: the worker that holds a claim learns of it by NOTIFY at once, by its beat in any case, and
-whoever rescues a dead one's claim honours it. The deadline of a task is a cancel that nobody asked for, and ends FAILED.
+The request stands in the database: the worker that holds a claim learns of it by NOTIFY at once, by its canceler's look in any
+case, and whoever rescues a dead one's claim honours it. The deadline of a task is a cancel that nobody asked for, and ends FAILED.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from schema.identity import SubtaskId, TaskId
-from schema.states import SubtaskState, TaskState
+from schema.states import LIVE_TASK_STATES, SubtaskState, TaskState
 from schema.transitions import claims, orders, progress, settlement
 from schema.transitions.orders import Order, Subject
 from schema.transitions.progress import Stop
 
 CANCELING_CHANNEL = "taskserver_canceling"
 
-_LIVE = {TaskState.CREATED, TaskState.RUNNING, TaskState.SUSPENDED}
 _ASK = text(
     f"""
 WITH asked AS (
@@ -59,9 +58,9 @@ def cancel_task(connection: Connection, task: TaskId, order: Order) -> None:
 
     """
     subject = orders.lock_task(connection, task, order)
-    subject.require("cancel", _LIVE)
+    subject.require("cancel", LIVE_TASK_STATES)
     if subject.progress.stopping is not None:
-        raise subject.refuse("cancel", "is being stopped already")
+        raise subject.refuse("cancel", "is being stopped already", cure=orders.UNTIL_SETTLED)
     connection.execute(_MARK, {"task": task, "operation": "CANCEL"})
     _stop(connection, subject, "CANCEL")
     orders.note(connection, "cancel", order, subject)
@@ -135,7 +134,11 @@ def overdue_tasks(connection: Connection, *, limit: int) -> list[TaskId]:
 def expire(connection: Connection, task: TaskId) -> None:
     """Stop a task whose deadline has passed; it is FAILED once nothing of it runs."""
     subject = orders.lock_task(connection, task, _DEADLINE)
-    if subject.state not in _LIVE or subject.progress.stopping is not None or task not in _due(connection, task):
+    if (
+        subject.state not in LIVE_TASK_STATES
+        or subject.progress.stopping is not None
+        or task not in _due(connection, task)
+    ):
         return
     connection.execute(_START_LATE, {"task": task})
     connection.execute(_MARK, {"task": task, "operation": None})
@@ -158,6 +161,7 @@ class Stopping:
     claim: int
 
 
+# Said twice: the planner uses the partial index of what is claimed only where it finds that index's own words.
 _STOPPING = text(
     """
 SELECT id, claim FROM subtasks WHERE process = ANY (CAST(:processes AS bigint[])) AND state = 'CANCELING'

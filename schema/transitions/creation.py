@@ -44,7 +44,8 @@ class NewSubtask:
 class NewTask:
     """One task to store; `start_at` in the future holds everything back until then.
 
-    `arguments` is stored as JSON text: as `argument_text` where the submitter gave them as a text of that meaning.
+    `arguments` is stored as JSON text: as `argument_text` where the submitter gave them as a text of that meaning. The numbers
+    from `integration_id` to `template_id` are the submitter's own, and 0 where there is none.
     """
 
     name: str
@@ -60,11 +61,11 @@ class NewTask:
     extra: str = ""
     on_duplicate: str = "reject"
     duplicate_key: str | None = None
-    integration_id: int | None = None
-    user_id: int | None = None
-    client_id: int | None = None
-    account_id: int | None = None
-    template_id: int | None = None
+    integration_id: int = 0
+    user_id: int = 0
+    client_id: int = 0
+    account_id: int = 0
+    template_id: int = 0
     biz_id: str | None = None
     cluster: dict[str, Any] | None = None
     tenant: dict[str, Any] | None = None

@@ -24,9 +24,9 @@ def pause(connection: Connection, task: TaskId, order: Order) -> None:
     subject = orders.lock_task(connection, task, order)
     subject.require("pause", {TaskState.CREATED, TaskState.RUNNING})
     if subject.progress.stopping is not None:
-        raise subject.refuse("pause", "is being stopped")
+        raise subject.refuse("pause", "is being stopped", cure=orders.UNTIL_SETTLED)
     if subject.progress.total == 0:
-        raise subject.refuse("pause", "has no subtasks yet, try again in a second")
+        raise subject.refuse("pause", "has no subtasks yet", cure="try again in a second")
     claims.recall_all(connection, task)
     connection.execute(_SUSPEND, {"task": task})
     connection.execute(_CLOSE, {"task": task})

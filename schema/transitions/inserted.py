@@ -25,13 +25,13 @@ INSERTED_CHANNEL = "taskserver_inserted"
 class InsertedTask:
     """A row as it was inserted. `definition` is the name of the one that `template_id` names, if the account has it.
 
-    `argument` is None where nothing was given, or more than may be; `argument_bytes` tells which.
+    `argument` is empty where nothing was given, and None where it is more than may be.
     """
 
     id: TaskId
     account: str
     creator: str
-    template_id: int | None
+    template_id: int
     definition: str | None
     argument: str | None
     argument_bytes: int
@@ -72,7 +72,7 @@ WHERE p.id = ANY (CAST(:tasks AS bigint[])) ORDER BY p.id FOR UPDATE SKIP LOCKED
 )
 _ROWS = text(
     f"""
-SELECT t.id, t.account, t.creator, t.template_id, f.name AS definition, coalesce(octet_length(t.argument), 0) AS argument_bytes,
+SELECT t.id, t.account, t.creator, t.template_id, f.name AS definition, octet_length(t.argument) AS argument_bytes,
     CASE WHEN octet_length(t.argument) <= :most THEN t.argument END AS argument, t.instance_id, t.extra, t.on_duplicate,
     t.concurrency, t.callback_url
 FROM tasks AS t LEFT JOIN task_definitions AS f ON f.id = t.template_id AND f.account = t.account
@@ -111,6 +111,7 @@ _EXPAND = text(
     f"""
 WITH task AS (
     UPDATE tasks AS t SET subtask_count = :count, argument = coalesce(CAST(:argument AS text), t.argument),
+        inserted_digest = CASE WHEN CAST(:argument AS text) IS NOT NULL THEN sha256(convert_to(t.argument, 'UTF8')) END,
         task_type = :task_type, definition_id = :definition_id, concurrency = :concurrency, on_duplicate = :on_duplicate,
         duplicate_key = CASE WHEN CAST(:ahead AS bigint) IS NULL THEN CAST(:key AS text) END,
         queued_key = CASE WHEN CAST(:ahead AS bigint) IS NOT NULL THEN CAST(:key AS text) END, duplicate_of = :ahead,

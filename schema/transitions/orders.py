@@ -15,6 +15,8 @@ from schema.states import Operation, SubtaskState, TaskState
 from schema.transitions import progress
 from schema.transitions.progress import Progress
 
+UNTIL_SETTLED = "wait until it has settled"
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -50,9 +52,9 @@ class Subject:
             wanted = " or ".join(sorted(states))
             raise WrongState(f"task {self.id} is {self.state}: {verb} needs {wanted}", target=str(self.id))
 
-    def refuse(self, verb: str, why: str) -> WrongState:
-        """Return the error for a verb that the task's course forbids."""
-        return WrongState(f"task {self.id} {why}: {verb} is not possible", target=str(self.id))
+    def refuse(self, verb: str, why: str, *, cure: str) -> WrongState:
+        """Return the error for a verb that the task's course forbids, with what to do instead."""
+        return WrongState(f"task {self.id} {why}, {verb} is not possible: {cure}", target=str(self.id))
 
 
 _TASK = text("SELECT account, state, operation FROM tasks WHERE id = :task")

@@ -10,12 +10,11 @@ from sqlalchemy import Connection, text
 
 from schema.errors import WrongState
 from schema.identity import SubtaskId, TaskId
-from schema.states import Operation, SubtaskState, TaskState
+from schema.states import MENDABLE_TASK_STATES, Operation, SubtaskState, TaskState
 from schema.transitions import claims, orders, progress, reopening, turning
 from schema.transitions.orders import Order, Subject
 from schema.transitions.progress import Progress
 
-_BEGUN = {TaskState.RUNNING, TaskState.SUSPENDED, TaskState.FAILED}
 _FAILED = text(
     "SELECT id FROM subtasks WHERE task_id = :task AND state = 'FAILED' AND id < :below ORDER BY id DESC LIMIT :most"
 )
@@ -47,8 +46,9 @@ def retry_subtask(connection: Connection, task: TaskId, subtask: SubtaskId, orde
         DuplicateInstance: Another task holds the instance by now.
 
     """
-    subject = _retryable(connection, task, order, _BEGUN)
+    subject = orders.lock_task(connection, task, order)
     part = orders.find_subtask(connection, task, subtask)
+    _require_retryable(subject, MENDABLE_TASK_STATES)
     part.require("retry", SubtaskState.FAILED)
     _refuse_busy_follower(connection, subject, subtask)
     _run_again(connection, subject.progress, [subtask])
@@ -66,22 +66,21 @@ def retry_task(connection: Connection, task: TaskId, order: Order) -> None:
         DuplicateInstance: Another task holds the instance by now.
 
     """
-    subject = _retryable(connection, task, order, {TaskState.FAILED})
+    subject = orders.lock_task(connection, task, order)
+    _require_retryable(subject, {TaskState.FAILED})
     if subject.progress.total == 0:
-        raise subject.refuse("retry", "has no subtasks")
+        raise subject.refuse("retry", "has no subtasks", cure="abandon it; its error says why it has none")
     turn(connection, subject.progress, below=turning.FROM_THE_LAST)
     reopening.reopen(connection, subject, Operation.RETRY)
     orders.note(connection, "retry", order, subject)
 
 
-def _retryable(connection: Connection, task: TaskId, order: Order, states: Collection[TaskState]) -> Subject:
-    subject = orders.lock_task(connection, task, order)
+def _require_retryable(subject: Subject, states: Collection[TaskState]) -> None:
     subject.require("retry", states)
     if subject.progress.undoing is not None:
-        raise subject.refuse("retry", "is being rolled back, roll it back again or skip the step")
+        raise subject.refuse("retry", "is being rolled back", cure="roll it back again, or skip the step that failed")
     if subject.progress.stopping is not None and subject.state is not TaskState.FAILED:
-        raise subject.refuse("retry", "is being stopped")
-    return subject
+        raise subject.refuse("retry", "is being stopped", cure=orders.UNTIL_SETTLED)
 
 
 def turn(connection: Connection, locked: Progress, *, below: int) -> None:
@@ -97,7 +96,7 @@ def turn(connection: Connection, locked: Progress, *, below: int) -> None:
 # What an allowed failure has let go on, and has not begun, waits again.
 _BUSY_FOLLOWER = text(
     """
-SELECT d.key FROM subtasks AS s JOIN subtask_edges AS e ON e.upstream_id = s.id
+SELECT f.id, d.key FROM subtasks AS s JOIN subtask_edges AS e ON e.upstream_id = s.id
     JOIN subtasks AS f ON f.id = e.downstream_id JOIN subtask_specs AS d ON d.id = f.id
 WHERE s.task_id = :task AND s.state = 'FAILED' AND s.allow_failure AND s.id = :subtask
     AND f.state IN ('RUNNING', 'CANCELING')
@@ -133,11 +132,12 @@ def _refuse_busy_follower(connection: Connection, subject: Subject, subtask: Sub
     """
     if not subject.progress.allowed:
         return
-    busy = connection.execute(_BUSY_FOLLOWER, {"task": subject.id, "subtask": subtask}).scalar_one_or_none()
+    busy = connection.execute(_BUSY_FOLLOWER, {"task": subject.id, "subtask": subtask}).one_or_none()
     if busy is not None:
         raise WrongState(
-            f"subtask {busy!r} of task {subject.id} runs, which follows what is to be retried: wait until it has ended",
-            target=busy,
+            f"subtask {busy.key!r} ({busy.id}) of task {subject.id} runs, which follows what is to be retried: wait until it"
+            " has ended, or cancel it",
+            target=str(busy.id),
         )
 
 

@@ -259,8 +259,8 @@ def pass_failed(connection: Connection, task: TaskId, subtask: SubtaskId) -> Non
 
 # A handler may end well although it was asked to stop; the subtask has failed for all that, and says why.
 CANCELED_ERROR = """
-    coalesce(o.error_type, CASE WHEN d.was = 'CANCELING' THEN 'cancelled' END),
-    coalesce(o.error_message, CASE WHEN d.was = 'CANCELING' THEN 'was cancelled; its handler ended all the same' END)
+    coalesce(error_type, CASE WHEN was = 'CANCELING' THEN 'cancelled' END),
+    coalesce(error_message, CASE WHEN was = 'CANCELING' THEN 'was cancelled; its handler ended all the same' END)
 """
 RECORD = text(
     f"""

@@ -50,9 +50,9 @@ def conclude(connection: Connection, *, before: Progress, after: Progress) -> Ta
 
     Holds the progress row. Returns the settled state, or None while the task goes on.
     """
-    ending = _ending(connection, after)
-    if ending is not None:
-        return _settle(connection, after, ending)
+    state = ending(connection, after)
+    if state is not None:
+        return _settle(connection, after, state)
     if after.startable > before.startable or (after.startable and after.concurrency is not None):
         progress.wake_dispatcher(connection, after.id)
     return None
@@ -61,8 +61,8 @@ def conclude(connection: Connection, *, before: Progress, after: Progress) -> Ta
 _STOPPED = {"CANCEL": TaskState.REVOKED, "DEADLINE": TaskState.FAILED}
 
 
-def _ending(connection: Connection, after: Progress) -> TaskState | None:
-    """Return how the task ends now; None while something of it runs or may still start."""
+def ending(connection: Connection, after: Progress) -> TaskState | None:
+    """Return how a task that has not settled, or has just been changed, ends now; None while something of it runs or may still start."""
     if after.stopping is not None:
         return None if after.begun else _STOPPED[after.stopping]
     if after.turning is not None:

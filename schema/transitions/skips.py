@@ -3,11 +3,11 @@
 from sqlalchemy import Connection, text
 
 from schema.identity import SubtaskId, TaskId
-from schema.states import SubtaskState, TaskState
+from schema.states import MENDABLE_TASK_STATES, SubtaskState, TaskState
 from schema.transitions import orders, progress, reopening, rollbacks, settlement
 from schema.transitions.orders import Order, Subject
+from schema.transitions.progress import Progress
 
-_GOING = {TaskState.RUNNING, TaskState.SUSPENDED, TaskState.FAILED}
 # What failed as it might has let go on what follows it already.
 _SKIP = text(
     """
@@ -40,12 +40,12 @@ def skip_subtask(connection: Connection, task: TaskId, subtask: SubtaskId, order
 
     """
     subject = orders.lock_task(connection, task, order)
-    subject.require("skip", _GOING)
-    if subject.progress.stopping is not None and subject.state is not TaskState.FAILED:
-        raise subject.refuse("skip", "is being stopped")
-    if subject.progress.undoing is not None and subject.progress.turning:
-        raise subject.refuse("skip", "is just being turned to its rollback, wait a moment")
     part = orders.find_subtask(connection, task, subtask)
+    subject.require("skip", MENDABLE_TASK_STATES)
+    if subject.progress.stopping is not None and subject.state is not TaskState.FAILED:
+        raise subject.refuse("skip", "is being stopped", cure=orders.UNTIL_SETTLED)
+    if subject.progress.undoing is not None and subject.progress.turning:
+        raise subject.refuse("skip", "is just being turned to its rollback", cure="wait a moment")
     part.require("skip", SubtaskState.FAILED)
     if subject.progress.undoing is None:
         connection.execute(_SKIP, {"task": task, "subtask": subtask})
@@ -58,11 +58,17 @@ def skip_subtask(connection: Connection, task: TaskId, subtask: SubtaskId, order
 def _go_on(connection: Connection, subject: Subject) -> None:
     """Let the task go on unless other failures hold it, and settle it if nothing is left to do."""
     after = progress.read(connection, subject.id)
-    held = after.is_failing and after.undoing is None
     if subject.state is TaskState.FAILED:
-        if held:
+        if _stays_failed(connection, after):
             return
         reopening.reopen(connection, subject, subject.operation)
         after = progress.read(connection, subject.id)
     if settlement.conclude(connection, before=subject.progress, after=after) is None:
         progress.wake_dispatcher(connection, subject.id)  # the failure may have held back what has long been startable
+
+
+def _stays_failed(connection: Connection, after: Progress) -> bool:
+    """Tell whether other failures hold the task; a rollback goes on beside them with what they do not hold."""
+    if after.undoing is None:
+        return after.is_failing
+    return settlement.ending(connection, after) is TaskState.FAILED

@@ -109,8 +109,8 @@ def _texts(request: Request, date: bytes, body: bytes) -> Iterator[bytes]:
 
 
 def _digests(body: bytes) -> list[bytes]:
-    digest = hashlib.md5(body, usedforsecurity=False).hexdigest().upper().encode()
-    return [digest] if body else [b"", digest]
+    digest = hashlib.md5(body, usedforsecurity=False).hexdigest().encode()
+    return [digest.upper(), digest] if body else [b"", digest.upper(), digest]
 
 
 def _addresses(request: Request) -> list[bytes]:
@@ -153,5 +153,6 @@ def _refusal(request: Request) -> str:
     )
     return (
         f"the signature is not that of this request: sign method {request.method}, the body's MD5, content type {content_type},"
-        f" the Date, host {host}, the x-ocp- headers and the path with its sorted query, each on a line, with the token as key"
+        f" the Date, host {host}, the x-ocp- headers (an empty line where there are none)"
+        " and the path with its sorted query, each on a line, with the token as key"
     )

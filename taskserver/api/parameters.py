@@ -24,6 +24,7 @@ MAX_PAGE_SIZE = 2_000
 MAX_PAGE = 1_000_000_000
 MAX_STATUS_IDS = 1_000
 MAX_WAIT_SECONDS = 60
+_DIRECTIONS = ("asc", "desc")
 _IDS = Spelled("[0-9]{1,19}(,[0-9]{1,19})*", "must be whole numbers with commas between, such as 1,2,3")
 
 
@@ -109,12 +110,23 @@ def _enum_schema(allowed: Sequence[str]) -> WithJsonSchema:
 
 def _orders(values: list[str]) -> list[str]:
     for value in values:
-        field, _, direction = value.partition(",")
-        if field not in SORT_COLUMNS:
-            raise ValueError(f"names {field!r}, which cannot be sorted by: use one of {', '.join(SORT_COLUMNS)}")
-        if direction.lower() not in {"", "asc", "desc"}:
-            raise ValueError(f"gives {direction!r} for a direction: use asc or desc")
+        first, *others = _sorted_by(value)[0]
+        if first not in SORT_COLUMNS:
+            raise ValueError(f"names {first!r}, which cannot be sorted by: use one of {', '.join(SORT_COLUMNS)}")
+        for other in others:
+            if other not in SORT_COLUMNS:
+                raise ValueError(
+                    f"names {other!r}, no direction (asc, desc) and no field to sort by: {', '.join(SORT_COLUMNS)}"
+                )
     return values
+
+
+def _sorted_by(value: str) -> tuple[list[str], str]:
+    """Return the fields of one criterion and, in small letters, the direction that stands last and is theirs together."""
+    *fields, last = value.split(",")
+    if fields and last.lower() in {"", *_DIRECTIONS}:
+        return fields, last.lower()
+    return [*fields, last], ""
 
 
 def _time_text(value: object) -> object:
@@ -129,11 +141,12 @@ BigInt = Annotated[int, Field(ge=-BIGINT_MAX - 1, le=BIGINT_MAX, json_schema_ext
 Time = Annotated[Moment, BeforeValidator(_time_text)]
 Statuses = Annotated[list[str], _only(list(Status)), _enum_schema(list(Status))]
 States = Annotated[list[str], _only(list(TaskState)), _enum_schema(list(TaskState))]
+_COLUMN = f"({'|'.join(SORT_COLUMNS)})"
 Sorts = Annotated[
     list[str],
     AfterValidator(_orders),
     WithJsonSchema(
-        {"type": "array", "items": {"type": "string", "pattern": f"^({'|'.join(SORT_COLUMNS)})(,(asc|desc))?$"}}
+        {"type": "array", "items": {"type": "string", "pattern": f"^{_COLUMN}(,{_COLUMN})*(,(asc|desc))?$"}}
     ),
 ]
 
@@ -163,7 +176,9 @@ class ListQuestion(BaseModel):
     created_before: Time | None = Field(None, description="Created before this time.")
     page: Annotated[int, WholeNumber] = Field(1, ge=1, le=MAX_PAGE, description="From 1.")
     size: Annotated[int, WholeNumber] = Field(10, ge=1, le=MAX_PAGE_SIZE, description="Tasks on a page.")
-    sort: Sorts = Field([], description="`field,asc` or `field,desc`; repeatable. The default is `id,desc`.")
+    sort: Sorts = Field(
+        [], description="`field,asc` or `field,desc`, also of several fields; repeatable. The default is `id,desc`."
+    )
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Self:
@@ -177,6 +192,8 @@ class ListQuestion(BaseModel):
         problems = Problems()
         for name in document.keys() - known:
             problems.argument(f"/filter/{name}", unknown_name(name, known, sort="filter"), document[name])
+        for name in (name for name, value in document.items() if value == ""):
+            problems.argument(f"/filter/{name}", "must not be empty: leave it out to find any", "")
         listed = {name: [one] if name in _LISTS and isinstance(one, str) else one for name, one in document.items()}
         question = validated(cls, listed, problems, lambda _: known)
         problems.raise_if_any()
@@ -204,8 +221,8 @@ class ListQuestion(BaseModel):
     @property
     def order(self) -> list[Order]:
         """The sort criteria."""
-        wanted = [one.partition(",") for one in self.sort or ["id,desc"]]
-        return [Order(field, descending=direction.lower() == "desc") for field, _, direction in wanted]
+        wanted = [_sorted_by(one) for one in self.sort or ["id,desc"]]
+        return [Order(field, descending=direction == "desc") for fields, direction in wanted for field in fields]
 
     def _states(self) -> frozenset[TaskState] | None:
         """Return what both filters allow; None where neither was given."""

@@ -1,17 +1,19 @@
 """The verbs of operators: what they need, what they are given, and what they answer. What they do is in `control`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
 
 from schema.documents.field_errors import validated
 from schema.documents.problems import Problems
 from schema.errors import InvalidArgument
 from schema.identity import TaskId
 from schema.main_api import PREFIX
+from schema.states import TaskState
 from schema.transitions.idempotency import IdempotentCall
 from schema.transitions.orders import Order
 from taskserver.api.authentication import Manager
@@ -22,11 +24,11 @@ from taskserver.api.idempotency_header import IdempotencyKey
 from taskserver.api.parameters import SUBTASK_PATH, TASK_PATH, ListQuestion, SubtaskPathId, TaskPathId
 from taskserver.api.services import Served, Services
 from taskserver.api.trace import trace_of
-from taskserver.control import Command, operate, retry_tasks
+from taskserver.control import Choice, Command, operate, retry_tasks
 from taskserver.idempotency import idempotent_call
 from taskserver.principals import Principal
-from taskserver.queries.details import task_detail
-from taskserver.queries.listing import task_ids
+from taskserver.queries.details import short_detail
+from taskserver.queries.listing import MAX_SUBTASKS, TaskFilter, task_ids
 from taskserver.queries.subtasks import subtask_detail
 from taskserver.spelling import STORABLE
 from taskserver.views.subtasks import SubtaskDetail
@@ -34,6 +36,9 @@ from taskserver.views.tasks import RetriedTask, RetriedTasks, Task, TaskFailure
 
 MAX_TASKS = 1_000
 _MAX_BODY_BYTES = 64 * 1024
+_FILTER = (
+    "As for the list of tasks, without page, sort and empty texts; it finds FAILED tasks, whether or not it says so."
+)
 _TASK_VERBS = {
     "retry": "Run all FAILED subtasks of a FAILED task again; their attempts are granted anew.",
     "rollback": "Undo what began in a FAILED task, in reverse order; after a failed rollback, go on with it.",
@@ -43,7 +48,7 @@ _TASK_VERBS = {
     "abandon": "Give a FAILED task up for good: it is REVOKED.",
 }
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_Model = TypeVar("_Model", bound="Verb")
 
 router = APIRouter(prefix=f"{PREFIX}/instances", tags=["operate"], responses=ERRORS)
 
@@ -57,6 +62,11 @@ class Verb(BaseModel):
 
     reason: Reason | None = None
 
+    @classmethod
+    def takes(cls) -> str:
+        """Return in words what the body may be."""
+        return 'send no body, or {"reason": "…"}'
+
 
 class BulkRetry(Verb):
     """Which tasks to retry: these, or the FAILED ones that a filter finds."""
@@ -64,9 +74,12 @@ class BulkRetry(Verb):
     ids: (
         Annotated[list[Annotated[int, Field(ge=1, le=2**63 - 1)]], Field(min_length=1, max_length=MAX_TASKS)] | None
     ) = None
-    filter: Annotated[dict[str, Any], Field(description="As for the list of tasks, without page and sort.")] | None = (
-        None
-    )
+    filter: Annotated[dict[str, Any], Field(description=_FILTER)] | None = None
+
+    @classmethod
+    def takes(cls) -> str:
+        """Return in words what the body must be."""
+        return 'send {"ids": […]} or {"filter": {…}}, with a reason if there is one'
 
 
 async def _body(request: Request, _principal: Manager, _key: IdempotencyKey) -> bytes:
@@ -84,14 +97,20 @@ class Asked:
     key: str | None
 
     def parse(self, model: type[_Model]) -> tuple[object, _Model]:
-        """Return the body as a document, and what it says.
+        """Return the body as a document, and what it says; null is no body.
 
         Raises:
-            InvalidArgument: It names each wrong member.
+            InvalidArgument: It names each wrong member, or says what the verb takes.
 
         """
-        document = parse_json(self.body) if self.body.strip() else {}
-        return document, validated(model, document, Problems(), lambda _: list(model.model_fields))
+        document = parse_json(self.body) if self.body.strip() else None
+        if document is None:
+            document = {}
+        problems = Problems("the body")
+        if not isinstance(document, dict):
+            problems.argument("", f"must be a JSON object: {model.takes()}", document)
+            problems.raise_if_any()
+        return document, validated(model, document, problems, lambda _: list(model.model_fields))
 
     def operate(self, command: Command) -> None:
         """Use the verb."""
@@ -130,9 +149,9 @@ Asking = Annotated[Asked, Depends(_asked)]
 def post_bulk_retry(asked: Asking) -> Response:
     """Retry each of the tasks that is FAILED; answer for each what became of it. A filter finds FAILED tasks only."""
     document, wanted = asked.parse(BulkRetry)
-    tasks = _wanted_tasks(wanted, asked)
+    choose = _choice(wanted, asked.principal.account)
     retried = retry_tasks(
-        asked.served.engine, tasks, asked.order(wanted.reason), call=asked.call("retry several tasks", document)
+        asked.served.engine, choose, asked.order(wanted.reason), call=asked.call("retry several tasks", document)
     )
     contents = [
         RetriedTask(id=one.task, successful=one.error is None, error=one.error and TaskFailure(**one.error))
@@ -141,17 +160,31 @@ def post_bulk_retry(asked: Asking) -> Response:
     return answer(asked.request, RetriedTasks(contents=contents))
 
 
-def _wanted_tasks(wanted: BulkRetry, asked: Asked) -> list[TaskId]:
+def _choice(wanted: BulkRetry, account: str) -> Choice:
     if (wanted.ids is None) == (wanted.filter is None):
         raise InvalidArgument("give either ids or a filter")
     if wanted.ids is not None:
-        return [TaskId(one) for one in dict.fromkeys(wanted.ids)]
-    question = ListQuestion.of_document({"state": "FAILED", **(wanted.filter or {})})
-    account = asked.principal.account
-    found = task_ids(asked.served.engine, question.filter, account=account, most=MAX_TASKS + 1)
-    if len(found) > MAX_TASKS:
-        raise InvalidArgument(f"the filter finds more than {MAX_TASKS} tasks: narrow it, or retry in several calls")
-    return found
+        named = [TaskId(one) for one in dict.fromkeys(wanted.ids)]
+        return lambda _: named
+    failed = _failed_only(wanted.filter or {})
+
+    def choose(connection: Connection) -> list[TaskId]:
+        found = task_ids(connection, failed, account=account, most=MAX_TASKS + 1)
+        if len(found) > MAX_TASKS:
+            raise InvalidArgument(f"the filter finds more than {MAX_TASKS} tasks: narrow it, or retry in several calls")
+        return found
+
+    return choose
+
+
+def _failed_only(document: dict[str, Any]) -> TaskFilter:
+    question = ListQuestion.of_document(document)
+    problems = Problems()
+    for name, words in (("state", question.state), ("status", question.status)):
+        if set(words) - {TaskState.FAILED}:
+            problems.argument(f"/filter/{name}", "only FAILED tasks are retried: leave it out", document[name])
+    problems.raise_if_any()
+    return replace(question.filter, states=frozenset({TaskState.FAILED}))
 
 
 def _task_verb(verb: str) -> Callable[..., Response]:
@@ -159,7 +192,7 @@ def _task_verb(verb: str) -> Callable[..., Response]:
         asked.operate(Command(verb, task_id))
         served, account = asked.served, asked.principal.account
         silence = served.settings.dead_after_seconds
-        return answer(asked.request, task_detail(served.engine, task_id, account=account, silence_seconds=silence))
+        return answer(asked.request, short_detail(served.engine, task_id, account=account, silence_seconds=silence))
 
     post.__name__ = f"post_{verb}"
     return post
@@ -172,7 +205,7 @@ for _verb, _description in _TASK_VERBS.items():
         methods=["POST"],
         response_model=Envelope[Task],
         summary=f"{_verb.capitalize()} a task",
-        description=_description,
+        description=f"{_description} The answer is the task with its first {MAX_SUBTASKS:,} subtasks.",
         openapi_extra=json_body("Verb", required=False),
     )
 

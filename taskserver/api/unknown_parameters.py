@@ -6,6 +6,8 @@ from schema.documents.field_errors import unknown_name
 from schema.documents.problems import Problems
 from taskserver.api.authentication import Caller
 
+_CACHE_BUSTER = "_"  # clients in browsers add it, so that no cache answers for the server
+
 
 async def refuse_unknown_parameters(request: Request, _caller: Caller) -> None:
     """Refuse a GET with a parameter that its description does not name; who is not known learns nothing.
@@ -19,7 +21,7 @@ async def refuse_unknown_parameters(request: Request, _caller: Caller) -> None:
     known = _known_parameters(request)
     problems = Problems()
     for name in request.query_params:
-        if name not in known:
+        if name not in known and name != _CACHE_BUSTER:
             problems.argument(name, unknown_name(name, known, sort="parameter"), request.query_params[name])
     problems.raise_if_any()
 

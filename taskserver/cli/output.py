@@ -119,5 +119,5 @@ def _styled(value: object) -> "Text":
 
 def _remark(subtask: Subtask) -> str:
     if subtask.error is not None:
-        return subtask.error.message or subtask.error.type or ""
+        return subtask.error.in_words
     return "" if subtask.wait_reason is None else subtask.wait_reason.detail

@@ -145,7 +145,7 @@ def log(
 
 def _print_page(found: Page) -> None:
     rows = [
-        (one.id, one.state, one.name, progress_line(one), one.create_time, one.error and one.error.message)
+        (one.id, one.state, one.name, progress_line(one), one.create_time, one.error and one.error.in_words)
         for one in found.contents
     ]
     print_table(("ID", "STATE", "NAME", "PROGRESS", "CREATED", "ERROR"), rows)

@@ -71,6 +71,14 @@ class Failure(_Answer):
     message: str | None = None
     subtask: str | None = None
 
+    @property
+    def in_words(self) -> str:
+        """What is wrong, for people; a message of one word comes after the type."""
+        error_type, message = self.type or "", self.message or ""
+        if len(message.split()) > 1 or message.startswith(error_type):
+            return message
+        return f"{error_type}: {message}" if message else error_type
+
 
 class WaitReason(_Answer):
     """Why a subtask has not begun."""
@@ -126,7 +134,7 @@ class TaskSummary(TaskProgress):
 
 
 class TaskDetail(TaskSummary):
-    """A task with its subtasks in topological order."""
+    """A task with its subtasks in topological order; what a verb returned has the first 1,000 at most."""
 
     arguments: Any = None
     subtasks: Sequence[Subtask] = ()

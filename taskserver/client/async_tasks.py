@@ -23,7 +23,8 @@ _LATE_SECONDS = 5.0  # so long after the time that it was asked to hold, a serve
 class AsyncTask:
     """A task on the server. Every call raises `ServerUnreachable` or `ServerRefused` when it fails.
 
-    `task_id` is its id of 32 hex digits; None where the handle was made from the number alone.
+    A verb returns the task as it then stands, with its first 1,000 subtasks at most; `detail` has them all. `task_id` is its id
+    of 32 hex digits; None where the handle was made from the number alone.
     """
 
     def __init__(self, session: Session, id_: int, *, task_id: str | None = None) -> None:

@@ -117,7 +117,7 @@ class TaskFailed(TaskserverError):
     """The task is settled and not SUCCESSFUL; `detail` tells the rest."""
 
     def __init__(self, detail: TaskDetail) -> None:
-        reason = "" if detail.error is None else f": {detail.error.message or detail.error.type}"
+        reason = "" if detail.error is None else f": {detail.error.in_words}"
         super().__init__(f"task {detail.id} is {detail.state}{reason}", target=str(detail.id))
         self.detail = detail
 

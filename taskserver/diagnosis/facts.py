@@ -74,6 +74,11 @@ class Course:
         return self.state in SETTLED_TASK_STATES
 
     @property
+    def is_inserted(self) -> bool:
+        """Tell whether it is a row that was inserted by SQL and waits in its line to be started."""
+        return self.subtask_count is None and self.state is TaskState.CREATED
+
+    @property
     def stands_still(self) -> bool:
         """Tell whether nothing of it runs, is released, or could be released."""
         return self.progress.begun + self.progress.ready + self.progress.startable == 0
@@ -223,6 +228,7 @@ class Stored:
     workers: Sequence[WorkerFacts] = ()
     locker: Locker | None = None
     ahead: int = 0  # tasks of the account that are served before it
+    line: Sequence[int] = ()  # of the account's rows that were inserted by SQL and wait to be started, the first
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,4 +73,6 @@ def _standing(facts: Facts) -> str:
     ]
     told = ", ".join(f"{count} {what}" for count, what in parts if count)
     line = f"; {counted(facts.stored.ahead, 'task')} of the account come first" if facts.stored.ahead else ""
+    if course.is_inserted:
+        line = "; it waits in the line of rows that were inserted by SQL"
     return f"task {course.id} is {course.state}{' — ' + told if told else ''}{line}"

@@ -5,7 +5,7 @@ Pure: each rule judges the facts and yields what it finds.
 
 from collections.abc import Iterator, Sequence
 
-from schema.states import SubtaskState, TaskState
+from schema.states import SubtaskState
 from taskserver.diagnosis.facts import Facts, Group, WorkerFacts
 from taskserver.diagnosis.finding import SHOWN, Finding, Severity, counted, span
 from taskserver.diagnosis.thresholds import (
@@ -141,7 +141,14 @@ def should_move(facts: Facts) -> bool:
     if _is_held_up(facts) or facts.broker.error is not None:
         return False
     groups, progress = facts.stored.groups, facts.stored.course.progress
-    return bool(_untaken(facts, groups) or _releasable(facts, groups)) or progress.turning is not None
+    if progress.turning is not None or _waits_long_in_line(facts):
+        return True
+    return bool(_untaken(facts, groups) or _releasable(facts, groups))
+
+
+def _waits_long_in_line(facts: Facts) -> bool:
+    course = facts.stored.course
+    return course.is_inserted and bool(facts.stored.line) and course.seconds > DISPATCH_SECONDS
 
 
 def _is_held_up(facts: Facts) -> bool:
@@ -188,8 +195,11 @@ def _left_undone(facts: Facts) -> Iterator[str]:
     if facts.unmoved_seconds is not None and course.progress.turning is not None:
         verb = "retry" if course.progress.undoing is None else "rollback"
         yield f"its {verb} was not gone on with while it was watched for {span(facts.unmoved_seconds)}"
-    if course.subtask_count is None and course.state is TaskState.CREATED and course.seconds > DISPATCH_SECONDS:
-        yield f"it was inserted by SQL {span(course.seconds)} ago and has not been started"
+    if facts.unmoved_seconds is not None and _waits_long_in_line(facts):
+        yield (
+            f"it was inserted by SQL {span(course.seconds)} ago, and no row of its account was started while it was watched"
+            f" for {span(facts.unmoved_seconds)}"
+        )
     if not course.progress.open and course.opens_in is not None and course.opens_in < -DISPATCH_SECONDS:
         yield f"its start was due {span(-course.opens_in)} ago, at {wire_time(course.opens_at)}"
     if course.progress.open and stored.delayed and stored.delayed[0].due_in < -DISPATCH_SECONDS:

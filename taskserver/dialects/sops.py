@@ -275,7 +275,10 @@ def _elapsed(began: int | None, ended: int | None, now: int) -> int:
 
 
 def _reason(one: NodeStatus) -> str:
-    return ": ".join(word for word in (one.error_type, one.error_message) if word)
+    error_type, message = one.error_type or "", one.error_message or ""
+    if message.startswith(error_type):
+        return message
+    return f"{error_type}: {message}" if message else error_type
 
 
 @lru_cache(maxsize=10_000)

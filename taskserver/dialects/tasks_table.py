@@ -78,7 +78,7 @@ router = APIRouter(
 
 
 def _numbers(values: list[str]) -> list[str]:
-    numbers = [int(one) for part in values for one in part.split(",")]
+    numbers = [int(one) for part in values if part for one in part.split(",")]
     if len(numbers) > MAX_VALUES:
         raise ValueError(f"names {len(numbers)} values, at most {MAX_VALUES} are taken: ask several times")
     if any(not -BIGINT_MAX - 1 <= one <= BIGINT_MAX for one in numbers):
@@ -94,15 +94,15 @@ def _statuses(values: list[str]) -> list[str]:
 
 
 def _place(cursor: str) -> str:
-    if _id_before(cursor) is None:
+    if cursor and _id_before(cursor) is None:
         raise ValueError("is not a cursor: give the next_cursor of an answer as it is, or begin without")
     return cursor
 
 
-_NUMBER_LIST = Spelled("-?[0-9]{1,19}(,-?[0-9]{1,19})*", "must be whole numbers, such as 1 or 1,2,3")
+_NUMBER_LIST = Spelled("(-?[0-9]{1,19}(,-?[0-9]{1,19})*)?", "must be whole numbers, such as 1 or 1,2,3")
 Ids = Annotated[list[Annotated[str, _NUMBER_LIST]], AfterValidator(_numbers)]
 Statuses = Annotated[Ids, AfterValidator(_statuses)]
-_ANY_OF = "has one of these values: a comma list, or repeated."
+_ANY_OF = "has one of these values: a comma list, or repeated; empty is not given."
 
 
 class RowQuestion(BaseModel):
@@ -136,7 +136,7 @@ class RowQuestion(BaseModel):
     @property
     def before(self) -> int | None:
         """The id before which the page begins."""
-        return None if self.cursor is None else _id_before(self.cursor)
+        return _id_before(self.cursor) if self.cursor else None
 
 
 def _values(numbers: Sequence[str]) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ from schema.roundtrip import AnyConnection, Request, Row, fetch_together
 from schema.transitions.definitions import no_definition
 from taskserver.projection import wire_time
 from taskserver.queries.reading import one_snapshot, one_statement
-from taskserver.views.definitions import Definition, Definitions, DefinitionVersion, DefinitionVersions
-from taskserver.views.tasks import Creator, Page
+from taskserver.views.definitions import Author, Definition, Definitions, DefinitionVersion, DefinitionVersions
+from taskserver.views.tasks import Page
 
 # Beyond this sum a list leaves out what may be large; each can still be had by its name.
 DOCUMENT_BYTES = 4 * 1024 * 1024
@@ -148,7 +148,7 @@ def _head(row: RowMapping) -> Mapping[str, Any]:
         "id": row["id"],
         "name": row["name"],
         "version": row["version"],
-        "creator": Creator(name=row["created_by"]),
+        "creator": Author(name=row["created_by"]),
         "create_time": wire_time(row["created_at"]),
         "delete_time": wire_time(row["deleted_at"]),
     }

@@ -205,6 +205,11 @@ WHERE open AND startable > 0 AND account = :account AND (priority > :priority OR
 """
 )
 
+_MOST_IN_LINE = 100
+_INSERTED = "subtask_count IS NULL AND state = 'CREATED' AND account = :account"
+_LINE = text(f"SELECT id FROM tasks WHERE {_INSERTED} ORDER BY priority DESC, id LIMIT {_MOST_IN_LINE}")
+_STILL_IN_LINE = text(f"SELECT count(*) FROM tasks WHERE {_INSERTED} AND id = ANY (CAST(:line AS bigint[]))")
+
 
 def read_stored(engine: Engine, task: TaskId, *, account: str, waits: Waits) -> Stored:
     """Return all that is stored about why the task does not move.
@@ -223,7 +228,7 @@ def read_stored(engine: Engine, task: TaskId, *, account: str, waits: Waits) -> 
 def reread_moving(engine: Engine, before: Stored, *, waits: Waits) -> Stored:
     """Return the facts again, with those anew that change while a dispatcher and workers are at work.
 
-    Of the groups those are left that lie as they did.
+    Of the groups those are left that lie as they did, and the line if none has left it.
 
     Raises:
         NotFound: The task has been deleted.
@@ -237,6 +242,7 @@ def reread_moving(engine: Engine, before: Stored, *, waits: Waits) -> Stored:
             groups=groups,
             workers=_read_workers(connection, groups, waits),
             locker=_read_locker(connection, course.id),
+            line=_read_standing_line(connection, before),
         )
 
 
@@ -259,6 +265,7 @@ def _read_rest(connection: Connection, course: Course, waits: Waits) -> Stored:
         gated=[Gated(**row) for row in gated],
         workers=_read_workers(connection, groups, waits),
         locker=_read_locker(connection, task),
+        line=_read_line(connection, course) if course.is_inserted else (),
         ahead=_read_ahead(connection, course) if progress.may_start and not progress.begun + progress.ready else 0,
     )
 
@@ -354,3 +361,14 @@ def _read_locker(connection: Connection, task: TaskId) -> Locker | None:
 def _read_ahead(connection: Connection, course: Course) -> int:
     parameters = {"account": course.account, "priority": course.priority, "task": course.id}
     return int(connection.execute(_AHEAD, parameters).scalar_one())
+
+
+def _read_line(connection: Connection, course: Course) -> Sequence[int]:
+    return connection.execute(_LINE, {"account": course.account}).scalars().all()
+
+
+def _read_standing_line(connection: Connection, before: Stored) -> Sequence[int]:
+    if not before.line:
+        return ()
+    parameters = {"account": before.course.account, "line": list(before.line)}
+    return before.line if connection.execute(_STILL_IN_LINE, parameters).scalar_one() == len(before.line) else ()

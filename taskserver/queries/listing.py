@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 
 from schema.identity import TaskId
 from schema.states import TaskState
-from taskserver.queries.reading import one_snapshot, one_statement
-from taskserver.queries.task_rows import HEAD, head_of
+from taskserver.queries.reading import one_snapshot
+from taskserver.queries.task_rows import HEAD, PRINCIPAL_ID, PRINCIPAL_JOIN, head_of
 from taskserver.views.subtasks import BasicSubtask
 from taskserver.views.tasks import BasicTask, Page, TaskPage
 
@@ -116,12 +116,11 @@ def list_tasks(
     )
 
 
-def task_ids(engine: Engine, wanted: TaskFilter, *, account: str, most: int) -> list[TaskId]:
-    """Return the ids of the account's tasks that a filter finds, the oldest first."""
+def task_ids(connection: Connection, wanted: TaskFilter, *, account: str, most: int) -> list[TaskId]:
+    """Return the ids of the account's tasks that a filter finds, the oldest first; in the caller's transaction."""
     where, parameters = _where(wanted, account)
     statement = text(f"SELECT t.id FROM tasks AS t WHERE {where} ORDER BY t.id LIMIT :most")
-    with one_statement(engine) as connection:
-        return [TaskId(one) for one in connection.execute(statement, {**parameters, "most": most}).scalars()]
+    return [TaskId(one) for one in connection.execute(statement, {**parameters, "most": most}).scalars()]
 
 
 def _where(wanted: TaskFilter, account: str) -> tuple[str, dict[str, Any]]:
@@ -147,11 +146,11 @@ def _page(
     # The id makes every order total, so that no task is on two pages.
     orders = ", ".join([*(one.clause for one in order), "t.id DESC"])
     statement = f"""
-SELECT counted.total, found.* FROM (SELECT count(*) AS total FROM tasks AS t WHERE {where}) AS counted LEFT JOIN (
+SELECT counted.total, found.*, {PRINCIPAL_ID} FROM (SELECT count(*) AS total FROM tasks AS t WHERE {where}) AS counted LEFT JOIN (
     SELECT {HEAD}, row_number() OVER (ORDER BY {orders}) AS place
     FROM tasks AS t JOIN task_progress AS p ON p.id = t.id WHERE {where}
     ORDER BY {orders} LIMIT :size OFFSET :offset
-) AS found ON true ORDER BY found.place
+) AS found ON true {PRINCIPAL_JOIN} found.creator ORDER BY found.place
 """
     rows = (
         connection.execute(text(statement), {**parameters, "size": size, "offset": (page - 1) * size}).mappings().all()

@@ -4,8 +4,8 @@ They travel as one JSON array per subtask, so that a task's detail is one statem
 has. Times are therefore ISO texts here.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 from typing import Any, NamedTuple
 
 from sqlalchemy import RowMapping
@@ -16,6 +16,11 @@ from taskserver.projection import time_of_epoch, wire_time
 from taskserver.queries.task_arguments import TaskArguments
 from taskserver.views.subtasks import Failure
 from taskserver.wait_reasons import TaskFacts, wait_reason
+
+_STATES: Mapping[str, SubtaskState] = {one.value: one for one in SubtaskState}
+_OPERATIONS: Mapping[str, Operation] = {one.value: one for one in Operation}
+_MILLISECONDS = 3  # digits
+_OFFSET_LENGTH = len("+00:00")
 
 
 class SubtaskRow(NamedTuple):
@@ -39,6 +44,7 @@ class SubtaskRow(NamedTuple):
     attempt: int
     executor: str | None
     scheduled_at: str | None
+    declined: bool
     attempted_at: str | None
     finalized_at: str | None
     error_type: str | None
@@ -52,11 +58,6 @@ class SubtaskRow(NamedTuple):
         return self.state == SubtaskState.SUCCESSFUL or (self.state == SubtaskState.FAILED and self.allow_failure)
 
     @property
-    def forbids_rollback(self) -> bool:
-        """Tell whether it must not be undone and there is something to undo."""
-        return self.prohibit_rollback and self.attempted_at is not None and self.gate != "undone"
-
-    @property
     def is_to_be_undone(self) -> bool:
         """Tell whether, in a rollback, what comes before it must wait for it."""
         return self.state != SubtaskState.PENDING or (self.operation == Operation.ROLLBACK and self.gate != "undone")
@@ -65,20 +66,24 @@ class SubtaskRow(NamedTuple):
 JSON_ARRAY = f"json_build_array({', '.join('c.' + name for name in SubtaskRow._fields)})"
 SUBTASK_COLUMNS = """d.id, d.series_id, d.key, d.name, d.description, d.kind, d.queue, d.timeout, d.max_attempts,
         d.parallel_idx, d.prohibit_rollback, s.state, s.operation, s.gate, s.allow_failure, s.attempt,
-        s.executor, s.scheduled_at, s.attempted_at, s.finalized_at, e.error_type, e.error_message, e.error_line"""
-SUBTASK_TABLES = """subtask_specs AS d JOIN subtasks AS s ON s.id = d.id
+        s.executor, s.scheduled_at, s.declined, s.attempted_at, s.finalized_at, e.error_type, e.error_message, e.error_line"""
+SUBTASK_JOINS = """JOIN subtasks AS s ON s.id = d.id
         LEFT JOIN subtask_results AS r ON r.subtask_id = d.id
         LEFT JOIN LATERAL (
             SELECT a.error_type, a.error_message, a.error_line FROM subtask_attempts AS a
             WHERE a.subtask_id = d.id AND s.state = 'FAILED' ORDER BY a.claim DESC LIMIT 1
         ) AS e ON true"""
+SUBTASK_TABLES = f"subtask_specs AS d {SUBTASK_JOINS}"
+# Of many workers most tell the same queues and kinds: each such pair travels once.
 TASK_FACTS = """t.task_id, t.created_at, t.state, t.queued_key IS NOT NULL AS queued, (
         SELECT h.id FROM tasks AS h WHERE h.duplicate_key = t.queued_key
     ) AS holder, p.open, p.opens_at, p.failed, p.allowed, p.concurrency,
-    p.ready, p.running, p.canceling, p.stopping, p.undoing, ARRAY(
-        SELECT DISTINCT queue FROM workers, unnest(queues) AS queue
-        WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
-    ) AS live_queues"""
+    p.ready, p.running, p.canceling, p.stopping, p.undoing, (
+        SELECT json_agg(json_build_array(w.queues, w.kinds)) FROM (
+            SELECT DISTINCT queues, kinds FROM workers
+            WHERE stopped_at IS NULL AND beat_at > now() - :silence * interval '1 second'
+        ) AS w
+    ) AS live_workers"""
 
 
 def task_facts(row: RowMapping) -> TaskFacts:
@@ -95,8 +100,18 @@ def task_facts(row: RowMapping) -> TaskFacts:
         concurrency=row["concurrency"],
         queued=row["queued"],
         holder=row["holder"],
-        live_queues=frozenset(row["live_queues"]),
+        live_kinds=_live_kinds(row["live_workers"] or ()),
     )
+
+
+def _live_kinds(workers: Iterable[tuple[list[str], list[str] | None]]) -> dict[str, frozenset[str] | None]:
+    """Return what the workers can run, by queue; None where one of them has not said."""
+    live: dict[str, frozenset[str] | None] = {}
+    for queues, kinds in workers:
+        for queue in queues:
+            others = live.get(queue, frozenset())
+            live[queue] = None if others is None or kinds is None else others.union(kinds)
+    return live
 
 
 class SubtaskMembers:
@@ -117,13 +132,13 @@ class SubtaskMembers:
             "id": subtask.id,
             "name": subtask.name or subtask.key,
             "description": subtask.key if subtask.description is None else subtask.description,
-            "status": subtask.state,
-            "operation": subtask.operation,
+            "status": _STATES[subtask.state],
+            "operation": _OPERATIONS[subtask.operation],
             "series_id": subtask.series_id,
             "key": subtask.key,
             "kind": subtask.kind,
             "celery_id": subtask_hex(self._hex, subtask.series_id),
-            "timeout": subtask.timeout,
+            "timeout": 0 if subtask.timeout is None else ceil(subtask.timeout),
             "executor": subtask.executor,
             "run_time": max(subtask.attempt, 1),
             "attempt": subtask.attempt,
@@ -143,12 +158,16 @@ class SubtaskMembers:
 
 
 def wire_text(moment: str | None) -> str | None:
-    """Return a time that PostgreSQL wrote into JSON as OCP writes it."""
-    return None if moment is None else wire_time(datetime.fromisoformat(moment))
+    """Return a time that PostgreSQL wrote into JSON as OCP writes it: as `wire_time`, which is slower."""
+    if moment is None:
+        return None
+    seconds, _, rest = moment.partition(".")
+    fraction = rest[:-_OFFSET_LENGTH][:_MILLISECONDS].rstrip("0")
+    return f"{seconds}.{fraction}{rest[-_OFFSET_LENGTH:]}" if fraction else seconds + rest[-_OFFSET_LENGTH:]
 
 
 def failure(error_type: str | None, message: str | None, line: int | None) -> Failure | None:
     """Return why an attempt failed, if it did."""
     if error_type is None and message is None:
         return None
-    return Failure(type=error_type or "error", message=message or "", log_line=line)
+    return Failure.unchecked({"type": error_type or "error", "message": message or "", "log_line": line})

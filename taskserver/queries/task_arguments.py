@@ -24,7 +24,7 @@ class TaskArguments:
             names if isinstance(names, list) else (), _parsed(row["argument"]) if names else None
         )
         self._redacts = bool(names)
-        self._argument: str | None = row["argument"]
+        self._argument: str = row["argument"]
 
     def shown(self) -> object:
         """Return the arguments; the text itself where a plain INSERT stored something that is not JSON.
@@ -36,9 +36,9 @@ class TaskArguments:
             return MASK
         return self._redaction.hide(arguments)
 
-    def text(self) -> str | None:
-        """Return the arguments as JSON text; as they were given where nothing is to be hidden."""
-        if not self._redacts or self._argument is None:
+    def text(self) -> str:
+        """Return the arguments as JSON text; as they were given where nothing is to be hidden, empty where there are none."""
+        if not self._redacts or not self._argument:
             return self._argument
         shown = self.shown()
         return shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
@@ -52,8 +52,8 @@ class TaskArguments:
         return self._redaction.hide(result)
 
 
-def _parsed(argument: str | None) -> object:
-    if argument is None:
+def _parsed(argument: str) -> object:
+    if not argument:
         return None
     try:
         return json.loads(argument)

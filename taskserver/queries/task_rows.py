@@ -17,6 +17,9 @@ COUNTERS = "p.pending, p.ready, p.running, p.canceling, p.failed, p.successful, 
 HEAD = f"""t.id, t.task_id, t.name, t.cluster, t.tenant, t.user_id, t.creator, t.host_id, t.state, t.type, t.task_type,
     t.instance_id, t.operation, t.executor, t.subtask_count, t.abandoned, t.error, t.created_at, t.started_at,
     t.finalized_at, {COUNTERS}"""
+# Beside HEAD, joined only to the rows that are answered.
+PRINCIPAL_ID = "u.id AS principal_id"
+PRINCIPAL_JOIN = "LEFT JOIN principals AS u ON u.name ="
 STATUS = f"t.id, t.task_id, t.state, t.operation, {COUNTERS}"
 
 _CLUSTER_MEMBERS = {"id": int, "name": str, "obClusterId": int, "type": str}
@@ -25,7 +28,7 @@ _ERROR_MEMBERS = {"type": str, "message": str, "subtask": str}
 
 
 def head_of(row: RowMapping) -> dict[str, Any]:
-    """Return the members that a task's row and its detail share."""
+    """Return the members that a task's row and its detail share, of a row with `HEAD` and `PRINCIPAL_ID`."""
     state = TaskState(row["state"])
     cluster = _members(row["cluster"], _CLUSTER_MEMBERS)
     tenant = _members(row["tenant"], _TENANT_MEMBERS)
@@ -36,7 +39,7 @@ def head_of(row: RowMapping) -> dict[str, Any]:
         "name": row["name"],
         "cluster": Cluster(**cluster) if cluster else None,
         "tenant": Tenant(**tenant) if tenant else None,
-        "creator": Creator(id=row["user_id"], name=row["creator"]),
+        "creator": Creator(id=_creator_id(row), name=row["creator"]),
         "host_id": row["host_id"],
         "status": status_of(state),
         "state": state,
@@ -55,6 +58,11 @@ def head_of(row: RowMapping) -> dict[str, Any]:
         "start_time": wire_time(row["started_at"]),
         "finish_time": wire_time(row["finalized_at"]),
     }
+
+
+def _creator_id(row: RowMapping) -> int:
+    """Return the submitted user, else the principal; a creator that is no principal, such as who inserted by SQL, has 0."""
+    return row["user_id"] or row["principal_id"] or 0
 
 
 def status_view(row: RowMapping) -> TaskStatus:

@@ -95,7 +95,7 @@ WITH found AS (
     ORDER BY t.id DESC LIMIT :limit + 1
 ), counted AS (
     SELECT id, count(*) OVER () AS found, row_number() OVER (ORDER BY id DESC) AS place,
-        sum(coalesce(size, 0)) OVER (ORDER BY id DESC) AS bytes
+        sum(size) OVER (ORDER BY id DESC) AS bytes
     FROM found
 )
 SELECT {_PLAIN}, {TASK_ARGUMENTS}, c.found FROM counted AS c JOIN tasks AS t ON t.id = c.id

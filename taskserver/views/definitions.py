@@ -4,8 +4,14 @@ from typing import Any
 
 from pydantic import Field
 
-from taskserver.views.tasks import Creator, Page
+from taskserver.views.tasks import Page
 from taskserver.views.view import Id, Moment, View
+
+
+class Author(View):
+    """Who put a definition."""
+
+    name: str
 
 
 class DefinitionVersion(View):
@@ -14,7 +20,7 @@ class DefinitionVersion(View):
     id: Id = Field(description="What tasks made of this version have as taskDefinitionId.")
     name: str = Field(description="The task type.")
     version: int = Field(description="Counts from 1, without gaps.")
-    creator: Creator = Field(description="The principal that put it, or the worker whose handlers hold it.")
+    creator: Author = Field(description="The principal that put it, or the worker whose handlers hold it.")
     create_time: Moment
     delete_time: Moment | None = Field(None, description="Since when no task can be made of it.")
 

@@ -58,7 +58,7 @@ class Subtask(BasicSubtask):
     key: str
     kind: str | None = Field(None, description="What sort of work it is; absent where it waits for a signal.")
     celery_id: HexId = Field(description="Its id in Celery and Flower.")
-    timeout: int | None = Field(None, description="Seconds, of each attempt; a fraction counts as a whole one.")
+    timeout: int = Field(description="Seconds, of each attempt; a fraction counts as a whole one. 0 is no limit.")
     executor: str | None = None
     run_time: int = Field(description="The number of the attempt, from 1, also before the first.")
     attempt: int = Field(description="How many attempts have begun.")

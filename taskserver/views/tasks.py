@@ -31,7 +31,7 @@ class Tenant(View):
 class Creator(View):
     """Who submitted a task."""
 
-    id: Id | None = None
+    id: Id = Field(description="The submitted userId, else the id of the principal, else 0.")
     name: str
 
 
@@ -98,7 +98,10 @@ class Task(_TaskHead):
     start_at: Moment | None = None
     arguments: Any = None
     trace_id: str | None = None
-    subtasks: list[Subtask]
+    subtasks: list[Subtask] = Field(
+        description="All of them; in the answer of a verb the first 1,000, which name only each other."
+        " subtaskCount tells how many there are."
+    )
 
 
 class TaskStatus(View):

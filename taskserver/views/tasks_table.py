@@ -15,12 +15,12 @@ class TableRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Id
-    integration_id: Id | None
-    user_id: Id | None
-    client_id: Id | None
-    account_id: Id | None
-    template_id: Id | None
-    argument: Annotated[str | None, Field(description="JSON text.")]
+    integration_id: Id
+    user_id: Id
+    client_id: Id
+    account_id: Id
+    template_id: Id
+    argument: Annotated[str, Field(description="JSON text; empty where there is none.")]
     status: Annotated[int, Field(ge=0, le=3)]
     created_at: _Time
     updated_at: _Time

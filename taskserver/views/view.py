@@ -1,11 +1,12 @@
 """What all views share: frozen, camelCase on the wire, members absent where there is nothing to say."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 BIGINT_MAX = 2**63 - 1
+_NOT_NOTED: frozenset[str] = frozenset()  # which members were given: nobody asks
 
 Moment = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Id = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
@@ -35,3 +36,20 @@ class View(BaseModel):
         populate_by_name=True,
         json_schema_extra=_absent_instead_of_null,
     )
+
+    @classmethod
+    def unchecked(cls, members: dict[str, Any]) -> Self:
+        """Return the view of members that we wrote ourselves: all of them, by their names, in order, of the right types.
+
+        For rows by the ten thousand. What pydantic's own `model_construct` does beside this costs as much as checking.
+        """
+        view = cls.__new__(cls)
+        view.__setstate__(
+            {
+                "__dict__": members,
+                "__pydantic_fields_set__": _NOT_NOTED,
+                "__pydantic_extra__": None,
+                "__pydantic_private__": None,
+            }
+        )
+        return view

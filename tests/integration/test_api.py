@@ -136,6 +136,14 @@ def test_an_unknown_parameter_is_refused_with_the_one_that_may_be_meant(
     assert error["message"].startswith(f"{field}: {message}")
 
 
+@pytest.mark.parametrize("path", ["/instances", "/instances/status?ids=1&", "/kinds", "/principals", "//api/v1/tasks"])
+def test_what_browsers_add_against_their_cache_is_taken_everywhere(api: ApiClient, path: str) -> None:
+    asked = f"{path}{'' if '?' in path else '?'}_=1795313366000"
+
+    assert api.get(asked).status_code == 200
+    assert api.get(f"{asked}&__=1").status_code == 400
+
+
 def test_every_unknown_parameter_is_named(api: ApiClient) -> None:
     assert [one["field"] for one in api.error("/instances?foo=1&bar=2&foo=3", 400)["subErrors"]] == ["foo", "bar"]
 

@@ -140,9 +140,6 @@ def test_the_audit_tells_who_did_what_and_why(api: ApiClient, engine: Engine) ->
         (b'{"reason": "\\ud800"}', "reason"),
         (b'{"reason": "' + b"x" * 2_001 + b'"}', "reason"),
         (b'{"why": "x"}', "why"),
-        (b"[]", ""),
-        (b"null", ""),
-        (b'"retry"', ""),
     ],
 )
 def test_a_wrong_body_is_refused_naming_the_member_and_changes_nothing(
@@ -156,6 +153,36 @@ def test_a_wrong_body_is_refused_naming_the_member_and_changes_nothing(
         assert field in {one["field"].strip("/") for one in error["subErrors"]}
 
     assert dump(engine) == before
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"retry"', b"0", b"false"])
+def test_a_body_that_is_no_object_is_told_what_the_verb_takes(api: ApiClient, engine: Engine, body: bytes) -> None:
+    task = failed(engine)
+    before = dump(engine)
+
+    for path, takes in (
+        (of(task, "retry"), "send no body, or {"),
+        (of(task, "skip", "a"), "send no body, or {"),
+        ("/instances/retry", 'send {"ids": […]} or {"filter": {…}}'),
+    ):
+        error = refusal(api.post(path, content=body), 400, 10001)
+        assert error["message"].startswith(f"the body: must be a JSON object: {takes}")
+        assert len(error["subErrors"]) == 1
+
+    assert dump(engine) == before
+
+
+def test_null_is_no_body_also_under_a_key(api: ApiClient, engine: Engine) -> None:
+    task = failed(engine)
+    headers = {"Idempotency-Key": "once"}
+
+    statuses = [
+        api.post(of(task, "retry"), content=body, headers=headers).status_code for body in (b" null\n", b"", b"{}")
+    ]
+
+    assert statuses == [200] * 3
+    assert len(audit(task)) == 1
+    assert "either ids or a filter" in refusal(api.post("/instances/retry", content=b"null"), 400, 10001)["message"]
 
 
 def test_a_body_that_is_no_json_or_too_large_is_refused(api: ApiClient, engine: Engine) -> None:
@@ -341,6 +368,11 @@ def test_a_filter_finds_the_failed_tasks_to_retry(api: ApiClient, engine: Engine
         {"filter": {"colour": "red"}},
         {"filter": {"state": 5}},
         {"filter": []},
+        {"filter": {"name": ""}},
+        {"filter": {"creator": ""}},
+        {"filter": {"state": "RUNNING"}},
+        {"filter": {"state": ["FAILED", "RUNNING"]}},
+        {"filter": {"status": "SUCCESSFUL"}},
         {"ids": [1], "else": 1},
     ],
 )
@@ -354,13 +386,21 @@ def test_a_bulk_retry_of_nothing_of_too_much_or_of_nonsense_is_refused(
     assert (task.column("state"), audit(task)) == ("FAILED", [])
 
 
-def test_a_filter_that_finds_too_many_retries_none(api: ApiClient, engine: Engine) -> None:
+def _make_failed_rows(engine: Engine, count: int, *, name: str = "") -> None:
     execute(
         engine,
-        "INSERT INTO tasks (state, subtask_count, finalized_at, error)"
-        " SELECT 'FAILED', 0, now(), '{}' FROM generate_series(1, 1001)",
+        "INSERT INTO tasks (name, state, subtask_count, finalized_at, error)"
+        " SELECT :name, 'FAILED', 0, now(), '{}' FROM generate_series(1, :count)",
+        name=name,
+        count=count,
     )
-    execute(engine, "UPDATE sync_history SET error = '{}'")
+    execute(
+        engine, "UPDATE sync_history SET error = '{}' WHERE task_id IN (SELECT id FROM tasks WHERE subtask_count = 0)"
+    )
+
+
+def test_a_filter_that_finds_too_many_retries_none(api: ApiClient, engine: Engine) -> None:
+    _make_failed_rows(engine, 1_001)
 
     error = refusal(api.post("/instances/retry", json={"filter": {}}), 400, 10001)
 
@@ -380,6 +420,45 @@ def test_a_bulk_retry_that_comes_again_with_its_key_is_answered_as_before(api: A
     assert again.json()["data"] == first.json()["data"]
     assert len(audit(task)) == 1
     refusal(api.post("/instances/retry", json={"ids": [999]}, headers=headers), 409, 20006)
+
+
+def test_a_filter_is_not_asked_again_when_the_call_comes_again_with_its_key(api: ApiClient, engine: Engine) -> None:
+    task = failed(engine, name="nightly")
+    headers = {"Idempotency-Key": "once"}
+    body = {"filter": {"name": "nightly"}}
+
+    first = api.post("/instances/retry", json=body, headers=headers)
+    _make_failed_rows(engine, 1_001, name="nightly")
+    again = api.post("/instances/retry", json=body, headers=headers)
+
+    assert (first.status_code, again.status_code) == (200, 200), again.text
+    assert again.json()["data"] == first.json()["data"] == {"contents": [{"id": task.id, "successful": True}]}
+
+
+def test_a_filter_that_says_failed_finds_what_a_retry_is_for(api: ApiClient, engine: Engine) -> None:
+    task, revoked = failed(engine), failed(engine)
+    use(revoked, "abandon")
+
+    response = api.post("/instances/retry", json={"filter": {"state": ["FAILED"], "status": "FAILED"}})
+
+    assert response.json()["data"]["contents"] == [{"id": task.id, "successful": True}]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "field", "cure"),
+    [
+        ({"state": "RUNNING"}, "/filter/state", "only FAILED tasks are retried: leave it out"),
+        ({"name": ""}, "/filter/name", "must not be empty: leave it out to find any"),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_refused_with_its_cure(
+    api: ApiClient, wanted: dict[str, Any], field: str, cure: str
+) -> None:
+    error = refusal(api.post("/instances/retry", json={"filter": wanted}), 400, 10001)
+
+    [problem] = error["subErrors"]
+    assert problem["field"] == field
+    assert cure in problem["message"]
 
 
 def test_the_verbs_are_in_the_description_of_the_api(api: ApiClient) -> None:

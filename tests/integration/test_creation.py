@@ -225,7 +225,7 @@ def test_a_plain_insert_of_the_published_columns_works_with_its_defaults(engine:
 def test_a_plain_insert_of_all_ten_columns_works_and_cannot_invent_a_status(engine: Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
         listener.exec_driver_sql(f"LISTEN {inserted.INSERTED_CHANNEL}")
-        execute(engine, f"INSERT INTO tasks ({SEED_COLUMNS}) VALUES (900, 1, 2, 3, 4, 5, 'x', 2, 1721818960936, 1)")
+        execute(engine, f"INSERT INTO tasks ({SEED_COLUMNS}) VALUES (900, 1, 2, 3, 4, 5, 'x', 1, 1721818960936, 1)")
         notices = list(listener.connection.driver_connection.notifies(timeout=5, stop_after=1))  # type: ignore[union-attr]
 
     assert len(notices) == 1

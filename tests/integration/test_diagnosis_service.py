@@ -12,6 +12,7 @@ from schema.database import transaction
 from schema.errors import NotFound
 from schema.identity import TaskId
 from schema.settings import Settings
+from schema.transitions import inserted
 from schema.transitions.registrations import stop_worker
 from taskserver.diagnosis.examination import examine
 from taskserver.diagnosis.facts import Stored, Waits
@@ -21,7 +22,7 @@ from taskserver.queries.diagnosis import read_stored, reread_moving
 from tests.api_client import ApiClient, running_api
 from tests.clinic import Clinic, opened_clinic
 from tests.eventually import eventually
-from tests.factories import StoredTask, execute, make_task
+from tests.factories import StoredTask, execute, make_task, many
 from tests.operators import use
 
 HUNDRED_THOUSAND = (
@@ -48,6 +49,12 @@ def holding_row(engine: Engine, table: str, task: int) -> Iterator[int]:
         yield outside.execute(text("SELECT pg_backend_pid()")).scalar_one()
         outside.rollback()
         outside.invalidate()
+
+
+def _refuse(row: StoredTask) -> None:
+    """Take a row that was inserted by SQL, as a dispatcher does with one that cannot be started."""
+    with transaction(row.engine) as connection:
+        assert inserted.refuse_inserted(connection, row.id, kind="no_definition", message="there is none")
 
 
 class TestService:
@@ -225,7 +232,10 @@ class TestService:
                 "its start was due 1 min ago",
             ),
             ("UPDATE tasks SET deadline_at = now() - interval '60 s'", "its deadline passed 1 min ago"),
-            ("UPDATE tasks SET subtask_count = NULL, created_at = created_at - 60000", "inserted by SQL 1 min ago"),
+            (
+                "UPDATE tasks SET subtask_count = NULL, created_at = created_at - 60000",
+                "inserted by SQL 1 min ago, and no row of its account was started while it was watched for 3 s",
+            ),
         ],
     )
     def test_what_is_long_due_betrays_that_no_dispatcher_looks(
@@ -239,6 +249,19 @@ class TestService:
 
         assert found.type == "dispatcher"
         assert words in found.message
+
+    def test_a_row_inserted_by_sql_whose_line_moves_waits_its_turn(self, clinic: Clinic, engine: Engine) -> None:
+        insert = """
+            INSERT INTO tasks (name, created_at)
+            SELECT 'row', (extract(epoch FROM now()) * 1000)::bigint - 60000 FROM generate_series(1, 200) RETURNING id
+        """
+        line = [StoredTask(engine, TaskId(row["id"]), {}) for row in many(engine, insert)]
+        last = line.pop()
+
+        found = clinic.findings_while(last, lambda: _refuse(line.pop(0)))
+
+        assert found == ()
+        assert "waits in the line of rows that were inserted by SQL" in clinic.summary(last)
 
     def test_a_delay_that_is_long_over_betrays_it_too(self, clinic: Clinic, engine: Engine) -> None:
         task = make_task(engine, {"a": ()}, {"a": {"max_attempts": 3}})

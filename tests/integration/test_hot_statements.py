@@ -43,7 +43,7 @@ _STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "due": (releases._DUE_TASKS, {"limit": 200}),
     "open due": (releases._OPEN_DUE, {}),
     "next time": (releases._NEXT_TIME, {}),
-    "claim": (claims._CLAIM, {"ids": [200], "task": 20, "process": 1, "executor": "one", "room": 1}),
+    "claim": (claims._CLAIM, {"ids": [200], "task": 20, "process": 1, "executor": "one"}),
     "hand back": (claims._RETURN, {"ids": [200], "begun": [], "task": 20, "carrier": 4096, "claim": 0, "process": 1}),
     "decline": (
         declining._DECLINE,
@@ -52,7 +52,14 @@ _STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "drop": (claims._DROP, {"task": 20, "first": 1, "last": 9, "own": 1, "operations": ["EXECUTE"]}),
     "record": (
         records._RECORD,
-        {"outcomes": '[{"id": 200, "verdict": "SUCCESSFUL", "lost": false}]', "task": 20, "claim": 1},
+        {
+            "outcomes": '[{"id": 200, "verdict": "SUCCESSFUL", "lost": false}]',
+            "task": 20,
+            "claim": 1,
+            "ids": [201],
+            "process": 1,
+            "executor": "one",
+        },
     ),
     "named": (settlement._NAMED, {"task": 20}),
     "settle": (settlement._SETTLE, {"task": 20, "state": "FAILED", "late": False, "backwards": False}),

@@ -134,7 +134,7 @@ class TestStart:
 
         intake.take_all()
 
-        assert (row(engine, task)["argument"], row(engine, task)["subtask_count"]) == (None, 1)
+        assert (row(engine, task)["argument"], row(engine, task)["subtask_count"]) == ("", 1)
 
     def test_the_newest_version_is_started_whichever_the_id_is_of(self, engine: Engine, intake: Intake) -> None:
         first = put(engine)
@@ -224,7 +224,7 @@ class TestRefusal:
         kind, message = refused(engine, intake, insert(engine, template))
 
         assert kind == "no_definition"
-        assert message.startswith(f"template_id {template} is not the id of a definition of account '0': list")
+        assert message.startswith(f"template_id {template or 0} is not the id of a definition of account '0': list")
 
     def test_a_definition_of_another_account(self, engine: Engine, intake: Intake) -> None:
         theirs = put(engine, account="acme").id

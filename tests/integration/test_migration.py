@@ -1,7 +1,10 @@
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import make_url
 
@@ -50,6 +53,28 @@ def test_a_second_run_finds_nothing_to_do(empty: Engine) -> None:
     assert after == before
 
 
+def test_rows_of_an_older_version_keep_their_values_and_times(empty: Engine) -> None:
+    _migrate_to(empty, "0007")
+    columns = "integration_id, user_id, client_id, account_id, template_id, argument"
+    with transaction(empty) as connection:
+        insert = f"INSERT INTO tasks ({columns}, created_at, updated_at, subtask_count) VALUES"
+        connection.execute(text(f"{insert} (NULL, NULL, NULL, NULL, NULL, NULL, 5, 6, 1)"))
+        connection.execute(text(f"{insert} (1, -2, 3, 4, 5, '{{}}', 5, 6, 1)"))
+
+    migrate(empty)
+
+    rows = many(empty, f"SELECT {columns}, created_at, updated_at FROM tasks ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [(0, 0, 0, 0, 0, "", 5, 6), (1, -2, 3, 4, 5, "{}", 5, 6)]
+
+
+def _migrate_to(engine: Engine, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(files("schema") / "migrations"))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
 def test_two_runners_at_once_both_end_well(empty: Engine) -> None:
     assert together(4, lambda _: migrate(empty)) == [head_revision()] * 4
 
@@ -68,8 +93,8 @@ def test_the_published_table_has_its_columns_types_and_defaults(engine: Engine) 
     references = ["integration_id", "user_id", "client_id", "account_id", "template_id"]
     assert [tuple(row.values()) for row in columns] == [
         ("id", "bigint", "nextval('tasks_id_seq'::regclass)", "NO"),
-        *((name, "bigint", None, "YES") for name in references),
-        ("argument", "text", None, "YES"),
+        *((name, "bigint", "0", "NO") for name in references),
+        ("argument", "text", "''::text", "NO"),
         ("status", "integer", "0", "NO"),
         ("created_at", "bigint", milliseconds, "NO"),
         ("updated_at", "bigint", milliseconds, "NO"),

@@ -20,7 +20,7 @@ from schema.database import transaction
 from schema.transitions.logs import LogRow, write_logs
 from taskserver.embedded.stack import EmbeddedStack
 from tests.api_client import PREFIX, ApiClient, running_api
-from tests.factories import StoredTask, execute, make_task
+from tests.factories import StoredTask, execute, make_task, many
 from tests.operators import COURSES, dump, use
 
 CLUSTER = {"id": 100, "name": "meta", "obClusterId": 1, "type": "PRIMARY"}
@@ -230,7 +230,7 @@ class TestTables:
         detail = answered(api.get(path(task)), lambda data: type(data) is dict)
 
         assert not {"cluster", "tenant", "startTime", "finishTime"} & set(detail)
-        assert detail["creator"] == {"name": "tester"}
+        assert detail["creator"] == {"id": 0, "name": "tester"}
         assert (detail["taskDefinitionId"], detail["type"], detail["operation"]) == (-1, "MANUAL", "EXECUTE")
         assert detail["subtasks"][0]["parallelIdx"] == -1
 
@@ -238,11 +238,41 @@ class TestTables:
         timeouts = {"whole": 300.0, "half": 0.5, "more": 1.5, "none": None}
         task = make_task(engine, dict.fromkeys(timeouts, ()), {key: {"timeout": one} for key, one in timeouts.items()})
 
-        shown = [one.get("timeout") for one in api.data(path(task))["subtasks"]]
+        shown = [one["timeout"] for one in api.data(path(task))["subtasks"]]
 
-        assert shown == [300, 1, 2, None]
-        assert [type(one) for one in shown[:3]] == [int] * 3
-        assert [api.data(path(task, key)).get("timeout") for key in timeouts] == shown
+        assert shown == [300, 1, 2, 0]
+        assert [type(one) for one in shown] == [int] * 4
+        assert [api.data(path(task, key))["timeout"] for key in timeouts] == shown
+
+    def test_the_subtask_that_a_retry_answers_has_a_timeout_where_none_is_set(
+        self, api: ApiClient, engine: Engine
+    ) -> None:
+        task = failed(engine)
+        execute(task.engine, "UPDATE subtask_specs SET timeout = NULL WHERE task_id = :id", id=task.id)
+
+        assert answered(api.post(path(task, "a", "retry")), SUBTASK)["timeout"] == 0
+
+    @pytest.mark.parametrize(("submitted", "shown"), [(7, 7), (0, "the principal's"), (None, "the principal's")])
+    def test_the_creator_is_the_submitted_user_or_else_the_principal(
+        self, api: ApiClient, engine: Engine, submitted: int | None, shown: int | str
+    ) -> None:
+        api.post("/principals", json={"name": "ops", "role": "TASK_MANAGER"})
+        [principal] = many(engine, "SELECT id FROM principals WHERE name = 'ops'")
+        task = make_task(engine, {"a": ()}, creator="ops", user_id=submitted)
+
+        detail, [row] = api.data(path(task)), api.data("/instances")["contents"]
+
+        assert detail["creator"] == {"id": principal["id"] if isinstance(shown, str) else shown, "name": "ops"}
+        assert row["creator"] == detail["creator"]
+
+    def test_a_creator_whose_principal_was_removed_keeps_its_id(self, api: ApiClient, engine: Engine) -> None:
+        api.post("/principals", json={"name": "gone", "role": "TASK_MANAGER"})
+        task = make_task(engine, {"a": ()}, creator="gone")
+        before = api.data(path(task))["creator"]
+        api.request("DELETE", "/principals/gone")
+
+        assert before["id"] > 0
+        assert api.data(path(task))["creator"] == before
 
     def test_series_and_ids_ascend_from_the_roots_on(self, api: ApiClient, engine: Engine) -> None:
         task = make_task(engine, {"d": (), "c": ("d",), "b": ("d",), "a": ("b", "c")})
@@ -353,6 +383,18 @@ class TestCalls:
         refused(api.get(f"{mixed}/log"), 404, 20000)
         refused(api.get(mixed), 404, 20000)
         assert dump(engine) == before
+
+    @pytest.mark.parametrize("verb", ["retry", "skip", "cancel"])
+    def test_a_subtask_that_is_not_there_is_not_found_whatever_the_tasks_state(
+        self, api: ApiClient, engine: Engine, verb: str
+    ) -> None:
+        other = failed(engine)
+
+        for make, state, _ in COURSES.values():
+            task = make(engine)
+            for subtask in (other.ids["a"], 2**63 - 1):
+                error = refused(api.post(f"/instances/{task.id}/subtasks/{subtask}/{verb}"), 404, 20000)
+                assert error["target"] == str(subtask), state
 
     def test_what_does_not_fit_the_state_is_20003_and_says_which_it_is(self, api: ApiClient, engine: Engine) -> None:
         task = make_task(engine, {"a": (), "b": ("a",)})
@@ -524,8 +566,30 @@ class TestList:
         assert self.names(api, "sort=id") == ["Prepare host 1", "Prepare host 2", "Other"]
         assert self.names(api, "sort=name,desc") == ["Prepare host 2", "Prepare host 1", "Other"]
 
+    def test_several_properties_may_stand_before_one_direction(self, api: ApiClient, engine: Engine) -> None:
+        for name, priority in (("b", 5), ("a", 1), ("a", 9)):
+            make_task(engine, {"x": ()}, name=name, priority=priority)
+
+        def order(sort: str) -> list[tuple[str, int]]:
+            found = [api.data(f"/instances/{one['id']}") for one in api.data(f"/instances?sort={sort}")["contents"]]
+            return [(one["name"], one["priority"]) for one in found]
+
+        assert order("name,priority,asc") == order("name,priority") == [("a", 1), ("a", 9), ("b", 5)]
+        assert order("name,priority,DESC") == [("b", 5), ("a", 9), ("a", 1)]
+        assert order("name,priority,desc&sort=id") == order("name,desc&sort=priority,desc&sort=id")
+
     def test_what_cannot_be_is_400_and_named(self, api: ApiClient) -> None:
-        paging = ("size=2001", "size=0", "size=1.0", "page=0", "page=x", "sort=context,asc", "sort=id,up")
+        paging = (
+            "size=2001",
+            "size=0",
+            "size=1.0",
+            "page=0",
+            "page=x",
+            "sort=context,asc",
+            "sort=id,up",
+            "sort=id,context,asc",
+            "sort=desc",
+        )
         for query in (*paging, "type=ODD", "clusterId=x", "clusterId=1_0", "status=ODD", "status=[1]"):
             error = refused(api.get(f"/instances?{query}"), 400, 10001)
 

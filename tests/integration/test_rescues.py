@@ -8,10 +8,10 @@ from sqlalchemy import Engine, text
 from schema.carriers import carrier_number
 from schema.database import transaction
 from schema.transitions import registrations, rescues, steps
+from schema.transitions.claims import Wanted
 from schema.transitions.logs import LogRow, write_logs
 from schema.transitions.registrations import Beat, WorkerInfo
 from schema.transitions.rescues import LOST_STARTS, LostClaim, LostUnit, Seen
-from schema.transitions.steps import Wanted
 from tests.factories import PROCESS, StoredTask, execute, make_task, many, together
 from tests.invariants import assert_invariants
 

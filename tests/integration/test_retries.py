@@ -272,9 +272,10 @@ def test_an_allowed_failure_is_not_retried_while_what_follows_it_runs(engine: En
     if asked:
         use(task, "cancel", "b")
 
-    with refused(engine, WrongState, match="'b'"):
+    with refused(engine, WrongState, match="'b'.*: wait until it has ended, or cancel it") as caught:
         use(task, "retry", "a")
 
+    assert caught.value.target == str(task.ids["b"])
     task.record([b])
 
 

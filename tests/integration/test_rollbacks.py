@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Engine
 
 from schema.database import transaction
-from schema.errors import WrongState
+from schema.errors import DuplicateInstance, WrongState
+from schema.instances import duplicate_key
 from schema.transitions import continuations, progress, releases
 from schema.transitions.rescues import Seen
 from tests.factories import StoredTask, make_task, many, one
@@ -200,6 +201,50 @@ def test_a_failed_step_can_be_skipped(engine: Engine, handlers: str) -> None:
         assert next_steps(task) == ["a"]
         task.run("a")
     assert task.column("state") == "ROLLED_BACK"
+
+
+def _two_failed_steps(engine: Engine, **columns: Any) -> StoredTask:
+    task = make_task(engine, {"a": (), "b": ("a",), "c": ("a",)}, dict.fromkeys("abc", UNDOABLE), **columns)
+    task.run("a")
+    task.begin("b", "c")
+    [b], [c] = task.held("b"), task.held("c")
+    task.record([b])
+    task.record([c], "FAILED")
+    use(task, "rollback")
+    for key in ("b", "c"):
+        task.release(key)
+    for key in ("b", "c"):
+        task.record(task.claim(key), "FAILED")
+    assert (task.column("state"), task.progress().failed) == ("FAILED", 2)
+    return task
+
+
+def test_a_skip_of_one_of_two_failed_steps_leaves_the_task_as_it_ended(engine: Engine) -> None:
+    task = _two_failed_steps(engine)
+    ended, number = task.column("finalized_at"), task.progress().change_number
+
+    use(task, "skip", "b")
+
+    assert (task.column("state"), task.column("finalized_at")) == ("FAILED", ended)
+    assert (task.progress().change_number, task.progress().undoing) == (number + 1, 2)
+    use(task, "skip", "c")
+    assert (task.column("state"), next_steps(task)) == ("RUNNING", ["a"])
+
+
+def test_a_skip_that_leaves_the_task_failed_needs_no_instance(engine: Engine) -> None:
+    instance = {
+        "duplicate_key": duplicate_key(account="0", task_type="inline", instance_id=1, extra="", on_duplicate="reject"),
+        "instance_id": 1,
+        "on_duplicate": "reject",
+    }
+    task = _two_failed_steps(engine, **instance)
+    holder = make_task(engine, {"a": ()}, **instance)
+
+    use(task, "skip", "b")
+    with refused(engine, DuplicateInstance, match=f"task {holder.id} holds"):
+        use(task, "skip", "c")
+
+    assert (task.column("state"), holder.column("state")) == ("FAILED", "CREATED")
 
 
 def test_a_failed_step_can_be_skipped_while_other_branches_are_undone(engine: Engine) -> None:

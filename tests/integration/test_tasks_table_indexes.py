@@ -83,22 +83,22 @@ def _read(node: Mapping[str, object]) -> int:
 def test_the_catalog_has_the_published_columns_types_and_defaults(engine: Engine) -> None:
     columns = many(
         engine,
-        "SELECT column_name, data_type, column_default FROM information_schema.columns"
+        "SELECT column_name, data_type, column_default, is_nullable FROM information_schema.columns"
         " WHERE table_name = 'tasks' AND ordinal_position <= 10 ORDER BY ordinal_position",
     )
 
     milliseconds = "((EXTRACT(epoch FROM now()) * (1000)::numeric))::bigint"
     assert [tuple(row.values()) for row in columns] == [
-        ("id", "bigint", "nextval('tasks_id_seq'::regclass)"),
-        ("integration_id", "bigint", None),
-        ("user_id", "bigint", None),
-        ("client_id", "bigint", None),
-        ("account_id", "bigint", None),
-        ("template_id", "bigint", None),
-        ("argument", "text", None),
-        ("status", "integer", "0"),
-        ("created_at", "bigint", milliseconds),
-        ("updated_at", "bigint", milliseconds),
+        ("id", "bigint", "nextval('tasks_id_seq'::regclass)", "NO"),
+        ("integration_id", "bigint", "0", "NO"),
+        ("user_id", "bigint", "0", "NO"),
+        ("client_id", "bigint", "0", "NO"),
+        ("account_id", "bigint", "0", "NO"),
+        ("template_id", "bigint", "0", "NO"),
+        ("argument", "text", "''::text", "NO"),
+        ("status", "integer", "0", "NO"),
+        ("created_at", "bigint", milliseconds, "NO"),
+        ("updated_at", "bigint", milliseconds, "NO"),
     ]
 
 

@@ -1,5 +1,8 @@
-"""The published tasks table through SQL: what is made of the values that programs write, and what a DELETE takes with it."""
+"""The published tasks table through SQL: what is made of the values that programs write, which may be changed, and what a
+DELETE takes with it.
+"""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -11,9 +14,14 @@ from schema.transitions import definitions
 from schema.transitions.definitions import NewDefinition
 from schema.transitions.registrations import register_kinds
 from taskserver.dispatcher.intake import Intake
+from taskserver.queries.details import task_detail
 from tests.factories import execute, make_task, many, one
 from tests.integration.test_inserted_tasks import ECHO, SUBTASKS, insert, row
 from tests.invariants import assert_invariants
+
+IDS = ("integration_id", "user_id", "client_id", "account_id", "template_id")
+# As an ORM writes a row that it has read.
+WHOLE = "integration_id = 1, client_id = 3, account_id = 4, template_id = :template, argument = :argument, status = 3"
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +41,10 @@ def template(engine: Engine) -> int:
 @pytest.fixture
 def intake(engine: Engine) -> Intake:
     return Intake(engine, DEFAULT_LIMITS)
+
+
+def alter(engine: Engine, change: str, *columns: str) -> None:
+    execute(engine, f"ALTER TABLE tasks {', '.join(f'ALTER COLUMN {name} {change}' for name in columns)}")
 
 
 class TestPublishedColumns:
@@ -71,6 +83,114 @@ class TestPublishedColumns:
             found = row(engine, task)
             assert (found["status"], found["created_at"]) == (0, 1721818960000)
             assert found["updated_at"] >= before["updated_at"]
+
+    @pytest.mark.parametrize("name", [*IDS, "argument"])
+    def test_what_an_orm_sends_as_null_is_stored_as_nothing(self, engine: Engine, template: int, name: str) -> None:
+        nothing = "" if name == "argument" else 0
+        task = insert(engine, template, **{name: None} if name != "argument" else {}, argument=None)
+
+        assert row(engine, task)[name] == nothing
+        execute(engine, f"UPDATE tasks SET {name} = 7")
+        execute(engine, f"UPDATE tasks SET {name} = NULL")
+        assert row(engine, task)[name] == nothing
+
+    def test_a_table_that_an_orm_has_brought_to_its_struct_serves_all_who_insert(
+        self, engine: Engine, template: int, intake: Intake
+    ) -> None:
+        alter(engine, "SET NOT NULL", *IDS, "argument")
+        alter(engine, "DROP NOT NULL", "created_at", "updated_at")
+        alter(engine, "DROP DEFAULT", *IDS, "argument", "created_at", "updated_at")
+
+        task = insert(engine, template)
+        intake.take_all()
+
+        found = [row(engine, one) for one in (task, make_task(engine, {"a": ()}).id)]
+        assert [[one[name] for name in IDS if name != "template_id"] for one in found] == [[0, 0, 0, 0]] * 2
+        assert all(one["created_at"] > 1_700_000_000_000 and one["updated_at"] > 1_700_000_000_000 for one in found)
+
+
+class TestSettled:
+    """Rows of another system, which are inserted as done: nothing of them runs."""
+
+    @pytest.mark.parametrize(("status", "state"), [(2, "SUCCESSFUL"), (3, "FAILED")])
+    def test_a_row_that_is_inserted_as_done_is_stored_as_that(
+        self, engine: Engine, template: int, intake: Intake, status: int, state: str
+    ) -> None:
+        task = insert(engine, template, status=status, created_at=1721818960936, updated_at=1721818961, user_id=7)
+
+        intake.take_all()
+
+        found = row(engine, task)
+        assert (found["state"], found["status"], found["subtask_count"], found["user_id"]) == (state, status, 0, 7)
+        assert (found["created_at"], found["updated_at"]) == (1721818960936, 1721818961000)
+        assert found["finalized_at"].timestamp() == 1721818961
+        assert (found["task_type"], found["definition_id"]) == ("prepare", template)
+        error = {"type": "inserted", "message": "inserted as failed"} if status == 3 else None
+        assert found["error"] == error
+        assert one(engine, "SELECT state, error FROM sync_history") == {"state": state, "error": error}
+        assert many(engine, "SELECT id FROM subtasks") == []
+
+    def test_what_it_names_need_not_be_there(self, engine: Engine) -> None:
+        task = insert(engine, 999, "no json", status=2, created_at=-5, updated_at=2**63 - 1)
+
+        detail = task_detail(engine, task, account="0", silence_seconds=5)
+        assert (detail.state, detail.arguments, detail.subtasks) == ("SUCCESSFUL", "no json", [])
+
+    @pytest.mark.parametrize("status", [-1, 4])
+    def test_a_status_that_there_is_not_is_refused(self, engine: Engine, template: int, status: int) -> None:
+        with pytest.raises(Exception, match=f"status {status} is not a status: use 0 .* or 3"):
+            insert(engine, template, status=status)
+
+        assert many(engine, "SELECT id FROM tasks") == []
+
+
+class TestUpdate:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ("argument = '{}'", "its argument cannot be changed"),
+            ("argument = NULL", "its argument cannot be changed"),
+            ("template_id = 999", "its template_id cannot be changed"),
+            ("template_id = 999, argument = '{}'", "its argument and template_id cannot be changed"),
+        ],
+    )
+    def test_what_was_started_is_not_changed_any_more(
+        self, engine: Engine, template: int, intake: Intake, change: str, said: str
+    ) -> None:
+        task = insert(engine, template)
+        intake.take_all()
+
+        with pytest.raises(Exception, match=f"task {task} has been taken: {said}"):
+            execute(engine, f"UPDATE tasks SET {change}")
+
+        assert (row(engine, task)["argument"], row(engine, task)["template_id"]) == ('{"n": 1}', template)
+
+    def test_a_row_that_is_saved_as_a_whole_changes_what_may_be_changed(
+        self, engine: Engine, template: int, intake: Intake
+    ) -> None:
+        task = insert(engine, template)
+        intake.take_all()
+
+        execute(engine, f"UPDATE tasks SET {WHOLE}, user_id = 9", template=template, argument='{"n": 1}')
+
+        found = row(engine, task)
+        assert [found[name] for name in IDS] == [1, 9, 3, 4, template]
+        assert (found["argument"], found["status"]) == ('{"n": 1}', 0)
+
+    def test_who_saves_what_he_inserted_does_not_undo_what_the_definition_added(
+        self, engine: Engine, template: int, intake: Intake
+    ) -> None:
+        with transaction(engine) as connection:
+            added = NewDefinition("0", "prepare", {"subtasks": SUBTASKS, "arguments": {"m": 2}}, "admin")
+            definitions.put_definition(connection, added)
+        task = insert(engine, template)
+        intake.take_all()
+
+        execute(engine, f"UPDATE tasks SET {WHOLE}", template=template, argument='{"n": 1}')
+
+        assert json.loads(row(engine, task)["argument"]) == {"n": 1, "m": 2}
+        with pytest.raises(Exception, match="its argument cannot be changed"):
+            execute(engine, f"UPDATE tasks SET {WHOLE}", template=template, argument='{"n": 2}')
 
 
 class TestDelete:

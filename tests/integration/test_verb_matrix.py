@@ -100,6 +100,26 @@ def test_a_verb_that_does_not_fit_the_course_of_the_task_is_refused_and_changes_
 
 
 @pytest.mark.parametrize(
+    ("course", "use_of", "words"),
+    [
+        ("stopping", ("cancel", None), "is being stopped already, cancel is not possible: wait until it has settled"),
+        ("expiring", ("pause", None), "is being stopped, pause is not possible: wait until it has settled"),
+        ("stopping", ("retry", "failing"), "is being stopped, retry is not possible: wait until it has settled"),
+        ("stopping", ("skip", "failing"), "is being stopped, skip is not possible: wait until it has settled"),
+        ("undo failed", ("retry", None), "is being rolled back, retry is not possible: roll it back again, or skip"),
+    ],
+)
+def test_what_the_course_forbids_is_refused_with_what_to_do_instead(
+    build: Callable[[str], StoredTask], engine: Engine, course: str, use_of: tuple[str, str | None], words: str
+) -> None:
+    task = build(course)
+    verb, key = use_of
+
+    with refused(engine, WrongState, match=f"^task {task.id} {words}"):
+        use(task, verb, key)
+
+
+@pytest.mark.parametrize(
     ("course", "verb"), [(course, verb) for course in COURSES for verb in TASK_VERBS if task_may(verb, course)]
 )
 def test_a_verb_that_fits_the_course_of_the_task_moves_it_and_is_recorded(

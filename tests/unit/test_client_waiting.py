@@ -10,12 +10,14 @@ from taskserver.client import (
     NotFound,
     ServerRefused,
     ServerUnreachable,
+    TaskDetail,
     TaskFailed,
     TaskServer,
     TaskStatus,
     TaskTimeout,
     async_tasks,
 )
+from taskserver.client.answers import Failure
 from tests.scripted_server import (
     ScriptedServer,
     after,
@@ -128,6 +130,25 @@ def test_a_failure_is_an_error_only_for_who_asks(scripted: ScriptedServer, serve
 
     assert error.value.detail.error is not None
     assert settled.is_successful
+
+
+@pytest.mark.parametrize(
+    ("error_type", "message", "told"),
+    [
+        ("RuntimeError", "m", "RuntimeError: m"),
+        ("KeyError", "KeyError: 'x'", "KeyError: 'x'"),
+        ("ValueError", "ValueError", "ValueError"),
+        ("timeout", "", "timeout"),
+        (None, "m", "m"),
+        ("ValueError", "out of luck", "out of luck"),
+    ],
+)
+def test_a_reason_of_one_word_is_told_with_its_type(error_type: str | None, message: str, told: str) -> None:
+    failure = Failure.of({"type": error_type, "message": message})
+
+    assert failure.in_words == told
+    failed = {**detail("FAILED"), "error": {"type": error_type, "message": message}}
+    assert str(TaskFailed(TaskDetail.of(failed))) == f"task 7 is FAILED: {told}"
 
 
 def test_a_task_that_is_not_there_is_told_at_once(scripted: ScriptedServer, server: TaskServer) -> None:

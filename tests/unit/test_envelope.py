@@ -15,7 +15,7 @@ from taskserver.api.envelope import answer, failure
 from taskserver.api.trace import Trace
 from taskserver.projection import Status, operation_of, states_of, status_of, time_of_epoch, wire_time
 from taskserver.views.health import Live
-from taskserver.views.tasks import Creator
+from taskserver.views.tasks import Tenant
 from taskserver.views.view import View
 
 
@@ -44,10 +44,10 @@ def test_an_answer_without_data_has_no_such_member() -> None:
 
 
 def test_members_are_absent_when_null_but_what_users_stored_is_kept() -> None:
-    creator = body_of(lambda trace: answer(request_with(trace), Creator(name="me")))["data"]
+    tenant = body_of(lambda trace: answer(request_with(trace), Tenant(name="SYS")))["data"]
     stored = body_of(lambda trace: answer(request_with(trace), Anything(value={"x": None, "y": [None]})))["data"]
 
-    assert creator == {"name": "me"}
+    assert tenant == {"name": "SYS"}
     assert stored == {"value": {"x": None, "y": [None]}}
 
 

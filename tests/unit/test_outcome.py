@@ -38,6 +38,11 @@ class HandlerError(Exception):
     pass
 
 
+class Worded(Exception):
+    def __str__(self) -> str:
+        return f"<{self.args[0]}>"
+
+
 def judged(error: BaseException, attempt: Attempt = ATTEMPT) -> tuple[str, str | None, float | None]:
     outcome = judge(attempt, Raised(error, log_line=4), random=lambda: 0.5)
     assert outcome.error_line == 4
@@ -98,12 +103,18 @@ def test_a_message_is_short_and_storable() -> None:
     [
         (SystemExit(3), "SystemExit: 3"),
         (KeyError("x"), "KeyError: 'x'"),
+        (KeyError("the host"), "'the host'"),
+        (KeyError(), "KeyError"),
+        (ValueError(""), "ValueError"),
         (ValueError("no room"), "no room"),
-        (UnicodeError("连接失败"), "UnicodeError: 连接失败"),
+        (RuntimeError("m"), "m"),
+        (UnicodeError("连接失败"), "连接失败"),
+        (HandlerError("m", 5), "('m', 5)"),
         (TimedOut("late"), "late"),
+        (Worded("m"), f"{__name__}.Worded: <m>"),
     ],
 )
-def test_a_message_of_one_word_comes_after_its_type(error: BaseException, message: str) -> None:
+def test_a_word_that_nobody_wrote_as_a_message_comes_after_its_type(error: BaseException, message: str) -> None:
     assert error_message(error) == message
 
 

@@ -9,12 +9,13 @@ from celery.worker.control import Panel
 from pydantic import SecretStr
 
 from schema.celeryapp import make_celery
-from schema.errors import WrongState
 from schema.settings import Settings
 from workers.remote_control import Commands, masked, restrict_remote_control
+from workers.revoker import Revocation
 from workers.runtime import Runtime
 
 TASK = "ab" * 12 + "0" * 8
+OTHER = "cd" * 12 + "0" * 8
 
 
 class Revoking(Runtime):
@@ -23,12 +24,14 @@ class Revoking(Runtime):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.asked: list[str] = []
-        self.error: WrongState | None = None
+        self.refused: dict[str, str] = {}
+        self.is_slow = False
 
-    def cancel_requested(self, hex_ids: Any, *, actor: str) -> None:
-        if self.error is not None:
-            raise self.error
+    def cancel_requested(self, hex_ids: Any, *, actor: str) -> Revocation | None:
         self.asked += hex_ids
+        if self.is_slow:
+            return None
+        return Revocation([one for one in hex_ids if one not in self.refused], self.refused)
 
 
 @pytest.fixture
@@ -116,9 +119,25 @@ def test_revoke_takes_ids_only(commands: Commands, runtime: Revoking, given: Any
 
 
 def test_revoke_tells_why_it_cannot(commands: Commands, runtime: Revoking) -> None:
-    runtime.error = WrongState("task 7 has settled")
+    runtime.refused = {TASK: "task 7 has settled"}
 
     assert commands["revoke"](None, task_id=TASK) == {"error": "task 7 has settled"}
+
+
+def test_revoke_tells_of_several_what_was_done_and_what_was_refused(commands: Commands, runtime: Revoking) -> None:
+    runtime.refused = {TASK: "task 7 has settled"}
+
+    answer = commands["revoke"](None, task_id=[TASK, OTHER])
+
+    assert answer == {"ok": f"cancel requested: {OTHER}", "error": "task 7 has settled"}
+
+
+def test_revoke_tells_when_it_is_not_known_yet_what_became_of_it(commands: Commands, runtime: Revoking) -> None:
+    runtime.is_slow = True
+
+    answer = commands["revoke"](None, task_id=TASK)
+
+    assert answer["ok"].startswith(f"cancel taken, and not done yet: {TASK};")
 
 
 def test_a_worker_that_greets_cannot_make_us_drop_messages(commands: Commands, state: SimpleNamespace) -> None:

@@ -205,6 +205,23 @@ def test_an_allowed_failure_says_so() -> None:
     assert (_node(other)["error_ignored"], _node(other)["error_ignorable"]) == (False, False)
 
 
+@pytest.mark.parametrize(
+    ("error_type", "message", "told"),
+    [
+        ("RuntimeError", "m", "RuntimeError: m"),
+        ("KeyError", "KeyError: 'x'", "KeyError: 'x'"),
+        ("ValueError", "ValueError", "ValueError"),
+        ("refused", None, "refused"),
+        (None, "no disk", "no disk"),
+        (None, None, ""),
+    ],
+)
+def test_ex_data_says_the_type_once(error_type: str | None, message: str | None, told: str) -> None:
+    failed = _row(SubtaskState.FAILED, error_type=error_type, error_message=message)
+
+    assert status_of(_tree(failed), is_node=False, with_ex_data=True)["ex_data"] == {NODE: told}
+
+
 def test_ex_data_tells_of_failed_nodes_only_and_only_when_asked() -> None:
     failed = _row(SubtaskState.FAILED, error_type="ValueError", error_message="no disk")
     tree = _tree(failed, _row(SubtaskState.SUCCESSFUL, series_id=1), _row(SubtaskState.PENDING, series_id=2))
