@@ -24,9 +24,9 @@ from taskserver.deletions import delete_tasks
 from taskserver.dialects.cmdb_envelope import FAILURES, SUCCESS, answer, failure
 from taskserver.dialects.cmdb_requests import (
     Body,
+    Deletion,
     NewCallbackTask,
     Question,
-    Selection,
     Wanted,
     conditions_of,
     read,
@@ -48,8 +48,9 @@ from taskserver.spelling import STORABLE
 from taskserver.submission import MAX_BATCH, Prepared, Stored
 
 PREFIX = "/task/v3"
-BODIES: tuple[type[Body], ...] = (NewCallbackTask, Question, Selection)
-MAX_TASKS = 1_000
+BODIES: tuple[type[Body], ...] = (NewCallbackTask, Question, Deletion)
+MAX_PAGE = 1_000
+MAX_TASKS = 10_000
 MAX_HISTORY = 10_000
 MAX_DELETED = 10_000
 
@@ -143,7 +144,7 @@ def post_detail(
 def post_list(request: Request, principal: Viewer, served: Served, name: TaskType, body: Bytes) -> Response:
     """Return one page of the tasks that match, the oldest first unless `page.sort` says otherwise."""
     question = _question(body)
-    asked = wanted(question, TASK_FIELDS, most=MAX_TASKS)
+    asked = wanted(question, TASK_FIELDS, most=MAX_PAGE)
     count, info = cmdb_tasks.count_and_list(
         served.engine,
         [*asked.conditions, *_of_type(name)],
@@ -151,6 +152,7 @@ def post_list(request: Request, principal: Viewer, served: Served, name: TaskTyp
         orders=asked.orders,
         start=asked.start,
         most=_most(asked, MAX_TASKS),
+        large=_large(asked),
     )
     page = question.paging.model_dump(exclude_defaults=True) | {"start": asked.start}
     return answer(request, {"info": _shown(asked, info, MAX_TASKS), "count": count, "page": page})
@@ -171,7 +173,7 @@ def post_latest(request: Request, principal: Viewer, served: Served, name: TaskT
         account=principal.account,
         start=asked.start,
         most=_most(asked, MAX_TASKS),
-        with_detail=not asked.fields or "detail" in asked.fields,
+        large=_large(asked),
     )
     return answer(request, _shown(asked, found, MAX_TASKS))
 
@@ -180,11 +182,11 @@ def post_latest(request: Request, principal: Viewer, served: Served, name: TaskT
     "/task/deletemany",
     response_model=CmdbAnswer[str],
     summary="BK-CMDB: delete tasks",
-    openapi_extra=json_body("Selection"),
+    openapi_extra=json_body("Deletion"),
 )
 def post_deletemany(request: Request, principal: Manager, served: Served, body: Bytes) -> Response:
     """Delete the settled tasks that match, whole; others are left. The sync history keeps its rows."""
-    selection = read(Selection, parse_json(body) if body.strip() else {})
+    selection = read(Deletion, _document(body))
     if not selection.condition:
         raise InvalidArgument("condition: is required and must not be empty: say which tasks", target="/condition")
     conditions = conditions_of(selection, TASK_FIELDS)
@@ -240,7 +242,12 @@ def post_sync_status_history(request: Request, principal: Viewer, served: Served
 
 
 def _question(body: bytes) -> Question:
-    return read(Question, parse_json(body) if body.strip() else {})
+    return read(Question, _document(body))
+
+
+def _document(body: bytes) -> object:
+    document = parse_json(body) if body.strip() else None
+    return {} if document is None else document
 
 
 def _of_type(name: str) -> list[Condition]:
@@ -252,6 +259,11 @@ def _most(asked: Wanted, most: int) -> int:
     return most + 1 if asked.limit is None else asked.limit
 
 
+def _large(asked: Wanted) -> frozenset[str]:
+    """Return which of the members that take long to read are asked for."""
+    return cmdb_tasks.LARGE & asked.fields if asked.fields else cmdb_tasks.LARGE
+
+
 def _shown(asked: Wanted, found: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """Return the members asked for.
 
@@ -261,12 +273,15 @@ def _shown(asked: Wanted, found: list[dict[str, Any]], most: int) -> list[dict[s
     """
     if len(found) > most:
         raise InvalidArgument(
-            f"page.limit: more than {most} match: give a limit of at most {most}, and ask for the rest with page.start",
+            f"page.limit: more than {most} match: give a limit of at most {min(most, MAX_PAGE)}, and ask for the rest with "
+            "page.start",
             target="/page/limit",
         )
     if not asked.fields:
         return found
-    return [{name: value for name, value in one.items() if name in asked.fields} for one in found]
+    # What is left out of a member is said with it.
+    members = asked.fields | {f"{name}_omitted" for name in _large(asked)}
+    return [{name: value for name, value in one.items() if name in members} for one in found]
 
 
 DIALECT = Dialect(prefixes=(PREFIX,), router=router, failure=failure)

@@ -1,7 +1,8 @@
-"""What calls of the BK-CMDB dialect are given: documents with Mongo-like conditions, read strictly.
+"""What calls of the BK-CMDB dialect are given: documents with Mongo-like conditions.
 
 A condition is a field with a value, or with operators; fields and operators stand on a whitelist, and all else is refused by
-its name. Members that the original's gateway adds to any body are passed over.
+its name. Around it Go's reading holds, because clients count on it: members that nobody knows are passed over, and null is what
+was not given. Only what deletes is read by the letter.
 """
 
 import re
@@ -29,32 +30,32 @@ _BIGINT = range(-(2**63), 2**63)
 _FROM_GATEWAY = {"bk_app_code", "bk_app_secret", "bk_token", "bk_username", "bk_supplier_account", "metadata"}
 _LISTS = {Operator.AMONG, Operator.NOT_AMONG}
 _TIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:?[0-9]{2})?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:?[0-9]{2})?)?"
 )
-_TIME_WORDS = "must be a time such as 2026-12-01T00:00:00Z, or 2026-12-01 00:00:00 in the server's time zone"
+_TIME_WORDS = (
+    "must be a time such as 2026-12-01T00:00:00Z, or 2026-12-01 00:00:00 or 2026-12-01 in the server's time zone"
+)
 _Model = TypeVar("_Model", bound="Body")
 
 
 class Body(BaseModel):
     """A body, or a part of one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-
-class _Whole(Body):
     @model_validator(mode="before")
     @classmethod
-    def _own_members(cls, document: object) -> object:
+    def _given(cls, document: object) -> object:
         if not isinstance(document, dict):
             return document
-        return {name: value for name, value in document.items() if name not in _FROM_GATEWAY}
+        return {name: value for name, value in document.items() if value is not None}
 
 
 def _text_of_number(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class NewCallbackTask(_Whole):
+class NewCallbackTask(Body):
     """A task to create."""
 
     task_type: Annotated[Name, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)] = (
@@ -71,8 +72,8 @@ class TimeRule(Body):
     """The time span that a field must be in, both ends included."""
 
     field: str = Field(description="create_time or last_time.")
-    start: str | None = None
-    end: str | None = None
+    start: str | int | None = Field(None, description="A time as text, or in seconds since the epoch.")
+    end: str | int | None = None
 
 
 class TimeCondition(Body):
@@ -82,21 +83,40 @@ class TimeCondition(Body):
     rules: list[TimeRule] = Field(min_length=1, max_length=20)
 
 
+_LIMIT_WORDS = (
+    "At most 1000 tasks, or 10000 rows of the history or newest tasks. 0, 999999999 and nothing say all; more than 10000 "
+    "are an error then."
+)
+
+
 class Paging(Body):
     """Which part of what is found to answer."""
 
     start: int = Field(0, ge=0, le=MAX_START)
-    limit: int = Field(0, ge=0, le=NO_LIMIT, description="0 or 999999999: all there are.")
+    limit: int = Field(0, ge=0, le=NO_LIMIT, description=_LIMIT_WORDS)
     sort: Annotated[str, Field(max_length=500)] = Field("", description="`-create_time,task_id` or `create_time:-1`.")
 
 
-class Selection(_Whole):
+class Selection(Body):
     """Which documents."""
 
     condition: dict[str, Any] | None = Field(
         None, description='`{"field": value}` or `{"field": {"$in": […]}}`; $eq $in $nin $ne $gt $gte $lt $lte.'
     )
     time_condition: TimeCondition | None = None
+
+
+class Deletion(Selection):
+    """Which documents to delete: nothing is, where a member may have been meant to spare some."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_members(cls, document: object) -> object:
+        if not isinstance(document, dict):
+            return document
+        return {name: value for name, value in document.items() if name not in _FROM_GATEWAY}
 
 
 class Question(Selection):
@@ -236,8 +256,10 @@ def _value(raw: Any, sort: Sort, pointer: str, problems: Problems) -> Any | None
 
 
 def _number(raw: Any) -> tuple[Any, str]:
-    fits = isinstance(raw, int) and not isinstance(raw, bool) and raw in _BIGINT
-    return raw if fits else None, "must be a whole number of at most 64 bits"
+    # Go's JSON has one sort of number: whoever copies a document through it may write 5 as 5.0.
+    whole = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
+    fits = isinstance(whole, int) and not isinstance(whole, bool) and whole in _BIGINT
+    return whole if fits else None, "must be a whole number of at most 64 bits"
 
 
 def _text(raw: Any) -> tuple[Any, str]:
@@ -283,9 +305,21 @@ def _spans(
         found += [
             Condition(rule.field, operator, value)
             for operator, (end, raw) in ends.items()
-            if raw is not None and (value := _value(raw, Sort.TIME, f"{pointer}/{end}", problems)) is not None
+            if raw is not None and (value := _end(raw, f"{pointer}/{end}", problems)) is not None
         ]
     return found
+
+
+def _end(raw: str | int, pointer: str, problems: Problems) -> datetime | None:
+    """Return the end of a span, which may also be given in seconds since the epoch; None when there is a problem with it."""
+    if not isinstance(raw, int):
+        value: datetime | None = _value(raw, Sort.TIME, pointer, problems)
+        return value
+    try:
+        return datetime.fromtimestamp(raw, UTC)
+    except (ValueError, OverflowError, OSError):
+        problems.argument(pointer, _TIME_WORDS)
+        return None
 
 
 def _orders(sort: str, fields: Mapping[str, cmdb_conditions.Field], problems: Problems) -> list[Order]:

@@ -26,7 +26,7 @@ class CmdbDocument(BaseModel):
     task_id: HexId
     task_type: str = Field(description="The definition's name.")
     bk_inst_id: int | None = Field(description="null for a task that was submitted without an instance.")
-    extra: str = Field(description="Only where it is not empty.")
+    extra: str = Field(description="Only where it is not empty; always text, also where a number was given.")
     status: Word
     bk_supplier_account: str
     create_time: Moment | None
@@ -45,8 +45,9 @@ class CmdbSubtask(BaseModel):
 class CmdbTask(CmdbDocument):
     """A row of cc_APITask."""
 
-    user: str
-    header: dict[str, list[str]]
+    user: str = Field(description="The user that the request named; else who made the task.")
+    header: dict[str, list[str]] = Field(description="What was sent along, its names as Go's http.Header spells them.")
+    header_omitted: bool = Field(description="true where this answer leaves the header out; only there.")
     detail: list[CmdbSubtask]
     detail_omitted: int = Field(description="How many subtasks this answer leaves out; only where it does.")
 
@@ -54,7 +55,7 @@ class CmdbTask(CmdbDocument):
 class CmdbSyncStatus(CmdbDocument):
     """A row of cc_APITaskSyncHistory."""
 
-    creator: str
+    creator: str = Field(description="The user that the request named; else who made the task.")
 
 
 class CmdbFound(BaseModel):

@@ -84,6 +84,10 @@ SUBTASK_STATUS = (
 HISTORY_STATUS = _words("h.state", TASK_WORDS)
 
 
+# Who a task is for: the user that its request named, else who made it. The history keeps the same, by its trigger.
+TASK_USER = "coalesce(t.header ->> 'X-Bkcmdb-User', t.header ->> 'BK_User', t.creator)"
+
+
 def _as_given(value: Any) -> Any:
     return value
 
@@ -127,7 +131,7 @@ TASK_FIELDS: Mapping[str, Field] = MappingProxyType(
         "task_type": _text("t.task_type"),
         "bk_inst_id": Field("t.instance_id", Sort.NUMBER, "bigint"),
         "extra": _text("t.extra"),
-        "user": _text("t.creator"),
+        "user": _text(TASK_USER),
         "status": Field(TASK_STATUS, Sort.STATUS, "text"),
         "bk_supplier_account": _text("t.account"),
         "create_time": Field("t.created_at", Sort.TIME, "bigint", _milliseconds),

@@ -185,7 +185,8 @@ def test_elements_are_synchronised_in_their_order_as_who_asked(
     assert found["status"] == "finished"
     assert [one["status"] for one in found["detail"]] == ["finished"] * 4
     assert found["detail"][0]["response"] == take(receiver.received[0])[1]
-    assert found["header"]["BK_User"] == ["cmdb_operator"]
+    assert found["header"]["Bk_user"] == ["cmdb_operator"]
+    assert found["user"] == "cmdb_operator"
 
 
 def test_no_credential_is_stored_shown_or_sent_on(client: TaskClient, receiver: Receiver, queue: str, dev: Dev) -> None:
@@ -280,9 +281,9 @@ def test_the_state_of_many_instances_is_polled_from_the_history(client: TaskClie
     )
 
     assert [(one["bk_inst_id"], one["status"], one["creator"]) for one in latest] == [
-        (1, "finished", "admin"),
-        (2, "finished", "admin"),
-        (3, "finished", "admin"),
+        (1, "finished", "cmdb_operator"),
+        (2, "finished", "cmdb_operator"),
+        (3, "finished", "cmdb_operator"),
     ]
     assert all(datetime.fromisoformat(one["create_time"]) for one in latest)
 

@@ -178,10 +178,47 @@ class TestDocuments:
         answer = post(api, "/task/create", body, headers=headers)
 
         header = answer.json()["data"]["header"]
-        assert (header["Cc_Request_Id"], header["BK_User"]) == (["cc0001"], ["someone"])
-        assert header["HTTP_BLUEKING_LANGUAGE"] == ["en"]
+        assert (header["Cc_request_id"], header["Bk_user"]) == (["cc0001"], ["someone"])
+        assert header["Http_blueking_language"] == ["en"]
         assert not [value for value in header.values() if "secret" in value[0] or value == ["other"]]
         assert answer.headers["Cc_Request_Id"] == "cc0001"
+
+    def test_names_in_a_header_are_spelled_as_go_looks_for_them_and_replayed_as_they_came(
+        self, api: ApiClient, engine: Engine
+    ) -> None:
+        headers = {"BK_User": "someone", "HTTP_BLUEKING_SUPPLIER_ID": "0", "x-bkcmdb-rid": "cc1"}
+        body = {"task_type": "sync", "bk_inst_id": 1, "data": [1]}
+
+        header = data(api, "/task/create", body, headers=headers)["header"]
+
+        assert header == {"Bk_user": ["someone"], "Http_blueking_supplier_id": ["0"], "X-Bkcmdb-Rid": ["cc1"]}
+        stored = one(engine, "SELECT header FROM tasks")["header"]
+        assert stored == {"BK_User": "someone", "HTTP_BLUEKING_SUPPLIER_ID": "0", "X-Bkcmdb-Rid": "cc1"}
+
+    @pytest.mark.parametrize(
+        "headers", [{"BK_User": "alice"}, {"X-Bkcmdb-User": "alice"}, {"BK_User": "bob", "X-Bkcmdb-User": "alice"}]
+    )
+    def test_the_user_is_who_the_request_names(self, api: ApiClient, engine: Engine, headers: dict[str, str]) -> None:
+        body = {"task_type": "sync", "bk_inst_id": 1, "data": [1]}
+        task = data(api, "/task/create", body, headers=headers)
+        hands(engine, task).run("data[0]")
+        history = "/findmany/sync_status_history"
+
+        for path, member in (("/task/findmany/list/sync", "user"), (history, "creator")):
+            found = data(api, path, {"condition": {member: "alice"}})["info"]
+            assert [one[member] for one in found] == ["alice"]
+            assert data(api, path, {"condition": {member: {"$ne": "alice"}}})["info"] == []
+
+        data(api, "/task/deletemany", {"condition": {"user": "alice"}})
+        assert [one["creator"] for one in data(api, history, {})["info"]] == ["alice"]
+
+    def test_who_made_a_task_is_the_principal_everywhere_else(self, api: ApiClient) -> None:
+        body = {"task_type": "sync", "bk_inst_id": 1, "data": [1]}
+        data(api, "/task/create", body, headers={"BK_User": "alice"})
+
+        [task] = api.data("/instances")["contents"]
+
+        assert task["creator"]["name"] == "admin"
 
     def test_the_whole_answer_of_the_receiver_is_shown(self, api: ApiClient, engine: Engine) -> None:
         document = create(api, elements=3)
@@ -270,6 +307,43 @@ class TestDocuments:
 
         assert 0 < len(found["detail"]) < 40
         assert found["detail_omitted"] == 40 - len(found["detail"])
+
+    def test_what_is_cut_is_said_also_where_only_the_detail_is_asked_for(
+        self, api: ApiClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cmdb_tasks, "MAX_SUBTASKS", 5)
+        create(api, elements=9)
+
+        [cut] = data(api, "/task/findmany/list/latest/sync", {"fields": ["detail"]})
+        [short] = data(api, "/task/findmany/list/latest/sync", {"fields": ["status"]})
+
+        assert (len(cut["detail"]), cut["detail_omitted"], set(short)) == (5, 4, {"status"})
+
+    def test_headers_are_left_out_where_they_are_too_large_together(
+        self, api: ApiClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for instance in range(4):
+            create(api, instance)
+        size = one(engine, "SELECT pg_column_size(header) AS size FROM tasks LIMIT 1")["size"]
+        monkeypatch.setattr(cmdb_tasks, "MAX_BYTES", size * 2)
+
+        found = data(api, "/task/findmany/list/sync", {"fields": ["header"]})["info"]
+
+        assert [bool(one["header"]) for one in found] == [True, True, False, False]
+        assert [one.get("header_omitted") for one in found] == [None, None, True, True]
+
+    def test_hidden_values_count_among_what_is_read(self, api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        define(api, "secretive", redact=["password"])
+        for instance in range(3):
+            body = {"task_type": "secretive", "bk_inst_id": instance, "data": [{"password": f"{instance}" * 900}]}
+            data(api, "/task/create", body)
+        monkeypatch.setattr(cmdb_tasks, "MAX_BYTES", 100_000)
+        assert [len(one["detail"]) for one in data(api, "/task/findmany/list/secretive", {})["info"]] == [1, 1, 1]
+
+        monkeypatch.setattr(cmdb_tasks, "MAX_BYTES", 100)
+        found = data(api, "/task/findmany/list/secretive", {})["info"]
+
+        assert [one["detail_omitted"] for one in found] == [1, 1, 1]
 
     def test_documents_are_as_the_description_says(self, api: ApiClient, engine: Engine) -> None:
         described = api.get("//openapi.json").json()
@@ -442,7 +516,7 @@ class TestCreation:
             ({"task_type": "unheard", "bk_inst_id": 1, "data": [1]}, "definition 'unheard' does not exist"),
             ({"task_type": "sync", "bk_inst_id": 1, "data": []}, "/data: must have at least 1"),
             ({"task_type": "sync", "bk_inst_id": 1, "data": ["a\x00"]}, "/data/0"),
-            ({"task_type": "sync", "bk_inst_id": 1, "data": [1], "dat": [1]}, "did you mean data?"),
+            ({"task_type": "sync", "bk_inst_id": 1, "dat": [1]}, "/data: is required"),
             ([], "must be an object"),
         ],
     )
@@ -493,6 +567,14 @@ class TestLists:
         create(api)
 
         assert data(api, "/task/findmany/list/sync")["count"] == 1
+        assert data(api, "/task/findmany/list/sync", content=b"null")["count"] == 1
+
+    def test_a_page_that_asks_for_a_count_is_answered_as_by_the_original(self, api: ApiClient) -> None:
+        create(api)
+
+        found = data(api, "/task/findmany/list/sync", {"page": {"start": 0, "limit": 5, "enable_count": True}})
+
+        assert (len(found["info"]), found["count"], found["page"]) == (1, 1, {"start": 0, "limit": 5})
 
     def test_more_than_a_page_can_hold_must_be_paged(self, api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cmdb, "MAX_TASKS", 2)

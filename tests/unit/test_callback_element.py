@@ -8,11 +8,12 @@ import pytest
 
 from schema.errors import InvalidArgument
 from schema.inputs import TaskInfo
+from schema.storable import stored_size
 from tests.receiver import Receiver, receiving
 from workers import Context
 from workers.callback_sender import CallbackFailed, NotDelivered, sender_of_this_process
 from workers.environment import worker_settings
-from workers.failures import BadResult, Refused, ResultTooLarge, error_message, error_type
+from workers.failures import Refused, error_message, error_type
 from workers.outcome import Returned
 from workers.registry import Handler, load_handlers
 
@@ -41,6 +42,10 @@ def task(receiver: Receiver, **members: Any) -> TaskInfo:
 def run(receiver: Receiver, data: object = None, **members: Any) -> Returned:
     context = Context(task(receiver, **members), idempotency_key="abc-1")
     return handler().binding.run(context, {"data": data})
+
+
+def most_bytes() -> int:
+    return worker_settings().max_value_bytes
 
 
 def answering(receiver: Receiver, status: int, said: Any) -> None:
@@ -99,7 +104,9 @@ def test_a_refusal_that_cannot_be_stored_is_a_refusal_all_the_same(receiver: Rec
     with pytest.raises(Refused) as caught:
         run(receiver)
 
-    assert caught.value.answer is None
+    assert isinstance(caught.value.answer, dict)
+    assert (caught.value.answer["result"], caught.value.answer["data"]) == (False, None)
+    assert caught.value.answer["bk_error_msg"] == "a\ufffdb"
     assert "\x00" not in error_message(caught.value)
 
 
@@ -116,11 +123,8 @@ def test_a_receiver_that_took_no_decision_is_asked_again(receiver: Receiver, sta
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (200, b""),
-        (200, b"ok"),
         (200, b"[true]"),
-        (200, b"[" * 100_000),
-        (200, b"1" * 5_000),
+        (200, b"5"),
         (200, {"result": "true"}),
         (200, {"result": 1}),
         (200, {"data": 1}),
@@ -139,22 +143,90 @@ def test_an_answer_that_says_neither_fails_at_once_and_is_quoted(receiver: Recei
     assert len(receiver.received) == 1
 
 
-def test_a_receiver_that_took_it_and_answers_what_cannot_be_stored_is_named_a_bad_result(receiver: Receiver) -> None:
-    answering(receiver, 200, b'{"result": true, "data": "a\\u0000b"}')
+@pytest.mark.parametrize(
+    "said", [b"", b"<html>proxy</html>", b"[" * 100_000, b"1" * 5_000, b"\xff", b'{"result": true, "da']
+)
+def test_a_success_that_is_no_json_is_no_answer_and_asked_for_again(receiver: Receiver, said: bytes) -> None:
+    answering(receiver, 200, said)
 
-    with pytest.raises(BadResult, match="NUL"):
+    with pytest.raises(NotDelivered, match="no JSON") as caught:
         run(receiver)
 
+    assert handler().retryable.covers(caught.value)
 
-def test_an_answer_of_the_most_bytes_is_read_whole_and_a_longer_one_refused(receiver: Receiver) -> None:
-    empty = len(json.dumps({"result": True, "data": ""}))
-    most = worker_settings().max_value_bytes
-    answering(receiver, 200, {"result": True, "data": "x" * (most - empty)})
-    assert len(run(receiver).value["data"]) == most - empty  # type: ignore[index]
 
-    answering(receiver, 200, {"result": True, "data": "x" * (most - empty + 1)})
-    with pytest.raises(ResultTooLarge, match="TASKSERVER_MAX_VALUE_BYTES"):
+def test_an_answer_that_is_longer_than_anyone_reads_is_no_answer(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.handlers.callback_element.READ_BYTES", 300_000)
+    answering(receiver, 200, {"result": True, "data": "x" * 300_000})
+
+    with pytest.raises(NotDelivered, match="more than 300000 bytes") as caught:
         run(receiver)
+
+    assert handler().retryable.covers(caught.value)
+
+
+def test_an_answer_of_the_most_bytes_is_stored_whole(receiver: Receiver) -> None:
+    said = {"result": True, "data": "x" * (most_bytes() - stored_size({"result": True, "data": ""}))}
+    answering(receiver, 200, said)
+
+    assert run(receiver).value == said
+
+
+def test_of_a_longer_answer_all_but_its_data_is_stored(receiver: Receiver) -> None:
+    said = {"result": True, "bk_error_code": 0, "bk_error_msg": "done", "data": "x" * most_bytes()}
+    answering(receiver, 200, said)
+
+    returned = run(receiver)
+
+    assert returned.value == {**said, "data": None, "data_omitted_bytes": len(json.dumps(said))}
+
+
+def test_a_refusal_that_is_too_long_is_a_refusal_all_the_same(receiver: Receiver) -> None:
+    said = {"result": False, "bk_error_code": 7, "bk_error_msg": "no", "data": ["x" * most_bytes()]}
+    answering(receiver, 200, said)
+
+    with pytest.raises(Refused, match="answered 7: no") as caught:
+        run(receiver)
+
+    assert isinstance(caught.value.answer, dict)
+    kept = {"result": False, "bk_error_code": 7, "bk_error_msg": "no", "data": None}
+    assert kept.items() <= caught.value.answer.items()
+    assert caught.value.answer["data_omitted_bytes"] > most_bytes()
+
+
+@pytest.mark.parametrize("result", [True, False])
+@pytest.mark.parametrize(
+    "long", [{"other": ["x" * 300_000]}, {"bk_error_msg": "x" * 300_000}, {"a\x00": 1, "bk_error_code": 2**70}]
+)
+def test_whatever_is_too_much_of_an_answer_its_outcome_is_kept(
+    receiver: Receiver, result: bool, long: dict[str, Any]
+) -> None:
+    answering(receiver, 200, {"result": result, **long})
+
+    if result:
+        answer = run(receiver).value
+    else:
+        with pytest.raises(Refused) as caught:
+            run(receiver)
+        answer = caught.value.answer
+
+    assert isinstance(answer, dict)
+    assert (answer["result"], answer["data"]) == (result, None)
+    assert type(answer["bk_error_code"]) is int
+    assert stored_size(answer) < 2_000
+    assert answer["data_omitted_bytes"] > 0
+
+
+def test_what_cannot_be_stored_is_left_out_of_a_success(receiver: Receiver) -> None:
+    said = b'{"result": true, "bk_error_msg": "done", "data": "a\\u0000b"}'
+    answering(receiver, 200, said)
+
+    returned = run(receiver)
+
+    kept = {"result": True, "bk_error_msg": "done", "data": None, "data_omitted_bytes": len(said)}
+    assert returned.value == kept
 
 
 @pytest.mark.parametrize("status", [200, 400, 503])

@@ -9,7 +9,7 @@ import pytest
 
 from schema.errors import InvalidArgument
 from schema.states import SubtaskState, TaskState
-from taskserver.dialects.cmdb_requests import NewCallbackTask, Question, Wanted, read, wanted
+from taskserver.dialects.cmdb_requests import Deletion, NewCallbackTask, Question, Wanted, read, wanted
 from taskserver.queries.cmdb_conditions import (
     HISTORY_FIELDS,
     SUBTASK_WORDS,
@@ -86,6 +86,34 @@ def test_times_are_taken_as_the_original_writes_them(written: str, shanghai: Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2026-12-01 20:00:00", "2026-12-02"),
+        ("2026-12-01T12:00:00Z", "2026-12-02 00:00:00"),
+        (1_796_126_400, 1_796_140_800),
+    ],
+)
+def test_a_time_condition_takes_seconds_dates_and_seconds_since_the_epoch(
+    start: object, end: object, shanghai: None
+) -> None:
+    rule = {"field": "create_time", "start": start, "end": end}
+
+    asked = ask({"time_condition": {"oper": "and", "rules": [rule]}})
+
+    assert asked.conditions == [
+        Condition("create_time", Operator.AT_LEAST, NOON),
+        Condition("create_time", Operator.AT_MOST, datetime(2026, 12, 1, 16, tzinfo=UTC)),
+    ]
+
+
+@pytest.mark.parametrize("seconds", [-(10**14), 10**14, 10**400])
+def test_seconds_that_are_no_time_are_refused(seconds: int) -> None:
+    rule = {"field": "create_time", "start": seconds}
+
+    assert "must be a time such as" in refusal({"time_condition": {"oper": "and", "rules": [rule]}})
+
+
 def test_a_time_condition_is_one_more_condition() -> None:
     rule = {"field": "create_time", "start": "2026-12-01T20:00:00+08:00", "end": "2026-12-01T12:00:00Z"}
 
@@ -105,8 +133,46 @@ def test_what_clients_of_the_original_leave_empty_says_nothing() -> None:
     assert asked.counted
 
 
-def test_what_a_gateway_adds_to_a_body_is_passed_over() -> None:
-    read(Question, {"bk_app_code": "app", "bk_app_secret": "s", "bk_username": "u", "bk_supplier_account": "0"})
+FROM_GATEWAY = {"bk_app_code": "app", "bk_app_secret": "s", "bk_username": "u", "bk_supplier_account": "0"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        FROM_GATEWAY,
+        {"anything": {"else": [1]}},
+        {"page": {"start": 0, "enable_count": True, "total": 5}},
+        {"time_condition": {"oper": "and", "rules": [{"field": "create_time", "end": "2026-12-01", "x": 1}], "y": 2}},
+    ],
+)
+def test_members_that_nobody_knows_are_passed_over_as_the_original_does(document: dict[str, Any]) -> None:
+    asked = ask({"condition": {"bk_inst_id": 5}, **document})
+
+    assert asked.conditions[0] == Condition("bk_inst_id", Operator.EQUAL, 5)
+    assert asked.counted
+
+
+def test_null_is_what_was_not_given() -> None:
+    asked = ask({"page": {"start": None, "limit": None, "sort": None}, "disable_counter": None})
+    task = read(NewCallbackTask, {"task_type": "sync", "bk_inst_id": None, "extra": None, "data": [None]})
+
+    assert (asked.start, asked.limit, asked.orders, asked.counted) == (0, None, [], True)
+    assert (task.bk_inst_id, task.extra, task.data) == (0, "", [None])
+
+
+def test_a_whole_number_may_have_a_fraction_of_nothing() -> None:
+    asked = ask({"condition": {"bk_inst_id": {"$in": [5.0, 1e3]}}})
+
+    assert asked.conditions == [Condition("bk_inst_id", Operator.AMONG, (5, 1_000))]
+    assert all(type(one) is int for one in asked.conditions[0].value)
+
+
+def test_a_deletion_is_read_by_the_letter() -> None:
+    read(Deletion, {"condition": {"bk_inst_id": 1}, **FROM_GATEWAY})
+
+    for unknown in ("page", "time_conditions"):
+        with pytest.raises(InvalidArgument, match=f"/{unknown}: is not a field here"):
+            read(Deletion, {"condition": {"bk_inst_id": 1}, unknown: {"limit": 1}})
 
 
 @pytest.mark.parametrize(
@@ -150,6 +216,7 @@ def test_no_limit_is_written_as_the_original_does(limit: int, expected: int | No
         ({"condition": {"bk_inst_id": "5"}}, "/condition/bk_inst_id/$eq: must be a whole number"),
         ({"condition": {"bk_inst_id": True}}, "must be a whole number"),
         ({"condition": {"bk_inst_id": 5.5}}, "must be a whole number"),
+        ({"condition": {"bk_inst_id": 1e300}}, "must be a whole number of at most 64 bits"),
         ({"condition": {"bk_inst_id": 2**63}}, "must be a whole number of at most 64 bits"),
         ({"condition": {"bk_inst_id": {"$in": 5}}}, "/condition/bk_inst_id/$in: must be an array"),
         ({"condition": {"bk_inst_id": {"$in": [5, None]}}}, "/condition/bk_inst_id/$in/1: must be a whole number"),
@@ -159,7 +226,6 @@ def test_no_limit_is_written_as_the_original_does(limit: int, expected: int | No
         ({"condition": {"create_time": "2026-13-01T00:00:00Z"}}, "must be a time such as"),
         ({"condition": {"create_time": "0001-01-01T00:00:00+14:00"}}, "must be a time such as"),
         ({"condition": []}, "/condition: must be an object"),
-        ({"conditions": {}}, "did you mean condition?"),
         ({"time_condition": {"oper": "or", "rules": []}}, "/time_condition/oper: must be one of 'and'"),
         (
             {"time_condition": {"oper": "and", "rules": [{"field": "status", "start": "2026-12-01T12:00:00Z"}]}},
