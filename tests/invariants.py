@@ -1,6 +1,27 @@
 """What must hold in every committed snapshot, read from the tables alone: shares no code with the product.
 
-Each entry is a promise and a query for what breaks it. `assert_invariants` runs them all in one snapshot.
+Each entry of `PROMISES` is a promise and a query for what breaks it; `assert_invariants` asks them all in one snapshot. A `Watch`
+asks them again and again, and what no single snapshot can tell: whether what has been said before still holds.
+
+The promises of the design (§3), and what holds each:
+
+ 1. The database is the truth, a message a hint: messages are lost, doubled, late (`simulation`: "lose a message", "deliver, and
+    keep", "recall …"), and still all settles, every subtask accounted for (`test_transition_properties`: `_settle`).
+ 2. A subtask starts after its upstreams: "nothing is released, runs or has run before …", "no attempt began before …",
+    "nothing runs that began before …".
+ 3. One owner at a time: "a claim is held by what runs …", "a claim number belongs to one process …", "each (subtask, claim) has at
+    most one attempt …"; who lost a claim records nothing (`simulation`: "who holds a claim records, and nobody else").
+ 4. Commit, then publish: `simulation`: "dispatch and die" between the two, and all settles as under 1.
+ 5. Parent and children agree: "the counters of a task …", "`startable` counts …", "a task is SUCCESSFUL when …", "a task is FAILED
+    as soon as …", "the published status …"; whoever waits for a change learns of it (`Watch`: "what changes counts").
+ 6. History cannot be forgotten: "every attempt that was not handed back …", "the last attempt tells …", "every task has its
+    history …"; what was written stays as it was (`Watch`); a verb writes one row of the audit (`simulation`: `_use`).
+ 7. Settled is settled: `Watch`: "settled is settled"; "no task left FAILED or was REVOKED without …", "a task is abandoned by …".
+ 8. Fan-in is a counter: "`pending_upstreams` counts …", backwards "`undoing` counts …, `rollback_downstreams` …". That it is an
+    atomic decrement takes two at once: `test_records`, `test_verb_races`.
+ 9. One lock order: takes two at once: `test_lock_order`, `test_verb_races`.
+10. Handlers run at least once, outcomes are recorded once: "each (subtask, claim) has at most one attempt …", "failures counts …",
+    "what a subtask returned …"; that lost work runs again is the end of every story.
 """
 
 from collections.abc import Mapping
@@ -213,7 +234,8 @@ PROMISES = {
     "every task has its history, which agrees with it": """
         SELECT t.id, t.state, h.state AS history, h.error FROM tasks t LEFT JOIN sync_history h ON h.task_id = t.id
         WHERE (h.state, h.task_hex, h.account, h.task_type, h.extra, h.creator, h.error) IS DISTINCT FROM
-            (t.state, t.task_id, t.account, t.task_type, t.extra, t.creator, t.error)
+            (t.state, t.task_id, t.account, t.task_type, t.extra,
+            coalesce(t.header ->> 'X-Bkcmdb-User', t.header ->> 'BK_User', t.creator), t.error)
     """,
     "a failed task says what failed; another has no error": """
         SELECT id, state, error FROM tasks
@@ -231,6 +253,10 @@ PROMISES = {
         UNION ALL
         SELECT a.claim, b.claim FROM subtask_attempts a JOIN subtask_attempts b USING (subtask_id)
         WHERE a.attempt < b.attempt AND a.claim >= b.claim
+    """,
+    "who is to have an instance for himself holds it or waits for it until he has settled": f"""
+        SELECT id, state, instance_id FROM tasks WHERE on_duplicate = 'queue' AND instance_id IS NOT NULL
+            AND state NOT IN {_SETTLED} AND duplicate_key IS NULL AND queued_key IS NULL
     """,
     "what waits for an instance has not begun and cannot start": f"""
         SELECT t.id, t.state, t.duplicate_key, p.open, p.opens_at FROM tasks t JOIN task_progress p ON p.id = t.id

@@ -36,18 +36,24 @@ from taskserver.control import operate
 from taskserver.dispatcher.advance import Advancer
 from taskserver.planner import Chord
 from tests.factories import StoredTask, claim_within, execute, make_task, many, outcome
-from tests.operators import OPERATOR, Use, audit, refused, uses
+from tests.operators import AFTER, OPERATOR, Use, Way, audit, refused, uses
 
 QUEUES = ("default", "slow")
 VERDICTS: Sequence[Verdict] = ("SUCCESSFUL", "SUCCESSFUL", "SUCCESSFUL", "RETRY", "FAILED", "FAILED")
 _NO_HANDLER = 0.05  # how often a process has no handler for what it claimed
-_UNFIT = 0.25  # how often an operator uses a verb that does not fit
 # How often a verb is chosen where it fits; those that end a task for good leave nothing to try the others on.
 _FAVOUR = {"cancel task": 1, "abandon task": 3, "pause task": 2, "resume task": 8, "rollback task": 12}
+_HINDERED = {"state": 1, "busy": 60, "undoing": 1}  # and where it does not
+_FAVOUR_BACKWARDS = {"skip subtask": 60, "rollback task": 20, "cancel task": 1, "abandon task": 1, "pause task": 2}
 _FAVOURED = 6
 _MENDING = {"retry", "skip", "rollback"}
-_FEW = 3
-_BEGUN = 0.8
+_FEW = 4
+_BEGUN = 0.7
+# An undoing has no deadline.
+_DEADLINE = """
+    UPDATE tasks SET deadline_at = now()
+    WHERE id = :id AND NOT EXISTS (SELECT FROM task_progress p WHERE p.id = tasks.id AND p.undoing IS NOT NULL)
+"""
 
 
 @dataclass
@@ -131,27 +137,27 @@ class World:
 
     def submit(self) -> None:
         """Store a random graph."""
-        count = self.random.randint(1, 6)
+        count = self.random.randint(2, 6)
         keys = [f"n{number}" for number in range(count)]
-        density = self.random.choice([0.15, 0.4, 0.8])
+        density = self.random.choice([0.3, 0.6, 0.9])
         graph = {
             key: [one for one in keys[max(0, place - 4) : place] if self.random.random() < density]
             for place, key in enumerate(keys)
         }
         options = {
             key: {
-                "allow_failure": self.random.random() < 0.3,
+                "allow_failure": self.random.random() < 0.4,
                 "isolated": self.random.random() < 0.15,
                 "max_attempts": self.random.choice([1, 3]),
                 "queue": self.random.choice(QUEUES),
                 "lost_is_failure": self.random.random() < 0.05,
-                "has_rollback": self.random.random() < 0.6,
+                "has_rollback": self.random.random() < 0.8,
                 "prohibit_rollback": self.random.random() < 0.03,
             }
             for key in keys
         }
         concurrency = self.random.choice([None, None, 1, 2])
-        columns = self._instance() if self.random.random() < 0.3 else {}
+        columns = self._instance() if self.random.random() < 0.4 else {}
         task = make_task(self.engine, graph, options, concurrency=concurrency, **columns)
         self.tasks.append(task)
         self._run_ahead(task)
@@ -162,7 +168,8 @@ class World:
             locked = task.progress()
             if not locked.may_start or not (startable := task.frontier(only_named=locked.only_named, ahead=0)):
                 return
-            task.run(self.random.choice(startable), verdict=self.random.choice(("SUCCESSFUL", "SUCCESSFUL", "FAILED")))
+            verdicts = ("SUCCESSFUL", "FAILED", "FAILED") if locked.undoing else ("SUCCESSFUL", "SUCCESSFUL", "FAILED")
+            task.run(self.random.choice(startable), verdict=self.random.choice(verdicts))
 
     def submit_if_idle(self) -> None:
         """Store another graph where few are under way."""
@@ -175,7 +182,7 @@ class World:
 
     def _instance(self) -> dict[str, Any]:
         """Return the columns of a task that waits for its turn at one of two instances."""
-        instance: dict[str, Any] = {"instance_id": self.random.choice([1, 2]), "extra": "", "on_duplicate": "queue"}
+        instance: dict[str, Any] = {"instance_id": self.random.choice([1, 1, 2]), "extra": "", "on_duplicate": "queue"}
         return {**instance, "duplicate_key": duplicate_key(account="0", task_type="inline", **instance)}
 
     def dispatch(self, *, publish: bool = True) -> None:
@@ -317,25 +324,33 @@ class World:
 
     def kill(self) -> None:
         """End a process at once; another takes its place."""
-        place = self.random.randrange(len(self.processes))
+        place = self.random.choice([place for place, one in enumerate(self.processes) if one.message is not None])
         self.dead.append(self.processes[place])
         self.processes[place] = Process(next(self.numbers))
 
     def rescue(self) -> None:
         """Rescue what a dead process held, with or without a witness."""
-        if self.dead:
-            process = self.random.choice(self.dead)
-            if process.message is not None and process.held:
-                seen = self.random.choice([None, Seen(process.held[0].id), Seen(None)])
-                lost = LostClaim(process.message.task.id, process.held[0].claim, process.number)
-                with transaction(self.engine) as connection:
-                    rescues.rescue(connection, lost, seen=seen)
+        process = self.random.choice(self._buried())
+        assert process.message is not None
+        seen = self.random.choice([None, Seen(process.held[0].id), Seen(None)])
+        lost = LostClaim(process.message.task.id, process.held[0].claim, process.number)
+        with transaction(self.engine) as connection:
+            rescues.rescue(connection, lost, seen=seen)
 
     def speak_from_the_grave(self) -> None:
-        """Let a process that was taken for dead record what it had."""
-        dead = [one for one in self.dead if one.message is not None and one.held]
-        if dead:
-            self._record(self.random.choice(dead), ("SUCCESSFUL", "FAILED"))
+        """Let a process that was taken for dead record what it had; rather one whose work another has taken up."""
+        self._record(self.random.choice(self._replaced() or self._buried()), ("SUCCESSFUL", "FAILED"))
+
+    def _buried(self) -> list[Process]:
+        return [one for one in self.dead if one.message is not None and one.held]
+
+    def _replaced(self) -> list[Process]:
+        query = "SELECT id FROM subtasks WHERE id = ANY (:ids) AND claim <> :claim"
+        return [
+            one
+            for one in self._buried()
+            if many(self.engine, query, ids=[held.id for held in one.held], claim=one.held[0].claim)
+        ]
 
     def lose_message(self) -> None:
         """Lose a message, or all of them."""
@@ -366,21 +381,39 @@ class World:
                 releases.end_delays(connection, task)
 
     def operate(self) -> None:
-        """Let an operator use a verb that fits; now and then one that does not, which is refused and changes nothing."""
-        is_fit = self.random.random() >= _UNFIT
-        self._use_one_of([one for one in uses(self.engine) if (one.error is None) is is_fit])
+        """Let an operator use a verb that fits."""
+        self._use_one_of([one for one in uses(self.engine) if one.error is None])
 
-    def _use_one_of(self, fit: Sequence[Use]) -> None:
-        """Choose what it is to come of it first, then the place, so that what is seldom possible is done when it is."""
-        ways = sorted({_way(one) for one in fit})
-        if ways:
-            [way] = self.random.choices(ways, weights=[_FAVOUR.get(name, _FAVOURED) for name, _ in ways])
-            chosen = self.random.choice([one for one in fit if _way(one) == way])
-            self._use(chosen)
+    def misuse(self) -> None:
+        """Let an operator use a verb that does not fit: it is refused and changes nothing."""
+        self._use_one_of([one for one in uses(self.engine) if one.error is not None])
+
+    def mend(self) -> Use | None:
+        """Let an operator mend what has failed; tell how, or None where there was nothing to mend."""
+        return self._use_one_of(
+            [one for one in uses(self.engine) if one.error is None and one.command.verb in _MENDING]
+        )
+
+    def mend_and_run(self) -> None:
+        """Let an operator mend something, and workers be quick about it."""
+        used = self.mend()
+        if used is not None:
+            self._run_ahead(next(one for one in self.tasks if one.id == used.command.task))
+
+    def _use_one_of(self, fit: Sequence[Use]) -> Use | None:
+        """Choose what is to come of it first, then the place, so that what is seldom possible is done when it is."""
+        ways = sorted({one.way for one in fit})
+        if not ways:
+            return None
+        weights = [_weight(one) for one in ways]
+        [way] = self.random.choices(ways, weights=weights)
+        chosen = self.random.choice([one for one in fit if one.way == way])
+        self._use(chosen)
+        return chosen
 
     def _use(self, chosen: Use) -> None:
         command, error = chosen.command, chosen.error
-        self._tell(command.task, f"{chosen.name} {chosen.hindrance}", command.subtask)
+        self._tell(command.task, f"{' '.join(chosen.way)}", command.subtask)
         if error is not None:
             with refused(self.engine, error):
                 operate(self.engine, command, OPERATOR)
@@ -391,23 +424,10 @@ class World:
         operate(self.engine, command, OPERATOR)
         *rest, noted = audit(task)
         assert rest == before, "a verb writes one row of the audit"
-        assert (noted["verb"], noted["subtask_id"], noted["principal"]) == (
-            command.verb,
-            command.subtask,
-            OPERATOR.principal,
-        )
+        assert (noted["verb"], noted["subtask_id"]) == (command.verb, command.subtask)
+        assert noted["principal"] == OPERATOR.principal
+        assert noted["to_state"] in AFTER[chosen.name], noted
         self.taken[chosen.name] += 1
-
-    def mend(self) -> bool:
-        """Let an operator mend what has failed; tell whether there was something."""
-        fit = [one for one in uses(self.engine) if one.error is None and one.command.verb in _MENDING]
-        self._use_one_of(fit)
-        return bool(fit)
-
-    def mend_and_run(self) -> None:
-        """Let an operator mend something, and workers be quick about it."""
-        if self.mend():
-            self._run_ahead(self.random.choice(self._live() or self.tasks))
 
     def _tell(self, task: TaskId, what: str, subtask: SubtaskId | None = None) -> None:
         place, stored = next((place, one) for place, one in enumerate(self.tasks) if one.id == task)
@@ -416,9 +436,9 @@ class World:
 
     def pass_deadline(self) -> None:
         """Let the deadline of a task come."""
-        task = self.random.choice(self.tasks)
-        if self.random.random() < 0.3:
-            execute(self.engine, "UPDATE tasks SET deadline_at = now() WHERE id = :id", id=task.id)
+        task = self.random.choice(self._live() or self.tasks)
+        if self.random.random() < 0.5:
+            execute(self.engine, _DEADLINE, id=task.id)
         self._expire_overdue()
 
     def _expire_overdue(self) -> None:
@@ -437,23 +457,25 @@ class World:
     def step(self) -> None:
         """Do one thing at random, faults among them; what cannot be done at all just now is not chosen."""
         is_busy = any(one.message is not None for one in self.processes)
+        is_held_up = is_busy and any(one.hindrance == "busy" for one in uses(self.engine))
         may_deliver = bool(self.queue) and any(one.message is None for one in self.processes)
         steps: dict[str, tuple[int, Callable[[], object]]] = {
-            "dispatch": (12, self.dispatch),
+            "dispatch": (14, self.dispatch),
             "dispatch and die": (1, lambda: self.dispatch(publish=False)),
             "deliver": (12 * may_deliver, self.deliver),
             "deliver, and keep": (1 * may_deliver, lambda: self.deliver(keep=True)),
             "work": (16 * is_busy, lambda: self.work(VERDICTS)),
             "give way": (2 * is_busy, self.give_way),
-            "kill": (2 * is_busy, self.kill),
-            "rescue": (3 * bool(self.dead), self.rescue),
-            "speak from the grave": (3 * bool(self.dead), self.speak_from_the_grave),
+            "kill": (3 * is_busy, self.kill),
+            "rescue": (8 * bool(self._buried()), self.rescue),
+            "speak from the grave": (1 * bool(self._buried()) + 15 * bool(self._replaced()), self.speak_from_the_grave),
             "lose a message": (1 * bool(self.queue), self.lose_message),
             "recall what is lost": (1, self.recall),
             "recall what is not lost": (1, lambda: self.recall(only_lost=False)),
             "pass time": (2, self.pass_time),
-            "operate": (6, self.operate),
-            "mend": (12, self.mend_and_run),
+            "operate": (4, self.operate),
+            "misuse": (20 if is_held_up else 5, self.misuse),
+            "mend": (11, self.mend_and_run),
             "pass a deadline": (2, self.pass_deadline),
             "submit": (4, self.submit_if_idle),
         }
@@ -480,6 +502,13 @@ class World:
         for process in self.processes:
             while process.message is not None:
                 self._record(process, ("SUCCESSFUL",))
+
+
+def _weight(way: Way) -> int:
+    if way.hindrance:
+        return _HINDERED.get(way.hindrance, _FAVOURED)
+    favour = _FAVOUR_BACKWARDS if way.course == "backwards" else _FAVOUR
+    return favour.get(way.name, _FAVOURED)
 
 
 def _canvas(task: StoredTask, publication: Publication) -> Canvas:
@@ -511,7 +540,3 @@ def _held(connection: claims.Connection, finished: Collection[Claimed]) -> froze
     query = "SELECT id FROM subtasks WHERE (id, claim) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:claims AS bigint[])))"
     parameters = {"ids": [one.id for one in finished], "claims": [one.claim for one in finished]}
     return frozenset(connection.execute(text(query), parameters).scalars())
-
-
-def _way(use: Use) -> tuple[str, str]:
-    return use.name, use.hindrance
