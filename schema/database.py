@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from schema.errors import Busy, Unavailable
+from schema.exchange import forget_prepared
 
 # A server that is gone without a word is noticed within half a minute.
 KEEPALIVE: Mapping[str, int] = MappingProxyType(
@@ -31,13 +32,19 @@ _SESSION_OPTIONS = " ".join(
 )
 
 
-def make_engine(url: str, *, name: str, pool_size: int = 5) -> Engine:
+# For who finds every row by its id: a plan made while the tables were small, or nothing was known of them yet, is kept until
+# they are next analyzed, and must not read a whole table by then.
+_BY_ID_OPTIONS = f"{_SESSION_OPTIONS} -c enable_seqscan=off"
+
+
+def make_engine(url: str, *, name: str, pool_size: int = 5, by_id: bool = False) -> Engine:
     """Return an engine for one process; connections are opened at first use and checked after a pause.
 
     Args:
         url: `postgresql+psycopg://…`.
         name: Shown in `pg_stat_activity`.
         pool_size: The most connections this process holds.
+        by_id: Whether all that is hot there finds its rows by their ids, as in a worker.
 
     """
     engine = create_engine(
@@ -49,13 +56,20 @@ def make_engine(url: str, *, name: str, pool_size: int = 5) -> Engine:
         connect_args={
             **KEEPALIVE,
             "application_name": name,
-            "options": _SESSION_OPTIONS,
+            "options": _BY_ID_OPTIONS if by_id else _SESSION_OPTIONS,
             "prepare_threshold": 2,
         },
     )
+    event.listen(engine, "rollback", _forget_prepared)
     event.listen(engine, "checkin", _note_rest)
     event.listen(engine, "checkout", _check_rested)
     return engine
+
+
+def _forget_prepared(connection: Connection) -> None:
+    driver = None if connection.invalidated else connection.connection.driver_connection
+    if driver is not None:
+        forget_prepared(driver)
 
 
 def _note_rest(_connection: Any, record: Any) -> None:
@@ -63,12 +77,15 @@ def _note_rest(_connection: Any, record: Any) -> None:
 
 
 def _check_rested(connection: Any, record: Any, _proxy: Any) -> None:
-    """Ask a connection that rested for a while whether its server is still there, rather than at every use."""
+    """Ask a connection that rested for a while whether its server is still there, rather than at every use.
+
+    It commits, because at a rollback the driver forgets all that it has prepared, and every statement would be planned anew.
+    """
     if time.monotonic() - record.info.get("rests_since", math.inf) < _REST_SECONDS:
         return
     try:
         connection.execute("SELECT 1")
-        connection.rollback()
+        connection.commit()
     except psycopg.OperationalError as error:
         raise DisconnectionError from error
 

@@ -1,8 +1,8 @@
 """Several statements in one round trip to PostgreSQL, in the caller's transaction.
 
-For the steps of a worker, which are short and follow each other: most of their time would go into waiting for answers. The
-statements still run one after the other, each on a snapshot of its own, so that what follows a lock sees what was committed
-before it. Uses the driver's pipeline mode, which SQLAlchemy does not offer.
+For what is short and often done: most of its time would go into waiting for answers. The statements still run one after the
+other, each on a snapshot of its own, so that what follows a lock sees what was committed before it. SQLAlchemy does not offer
+this: on a connection that somebody else has made it is the driver's pipeline mode, on one of ours `schema.exchange`.
 
 Also the one way to run a statement on a connection that somebody else has made: nothing that they may have set for their own
 cursors and rows is used here.
@@ -18,14 +18,17 @@ from psycopg.rows import dict_row
 from sqlalchemy import Connection, Dialect, RowMapping, TextClause
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from schema.database import translate
 from schema.errors import Unavailable
+from schema.exchange import Statement, exchange
 
 AnyConnection: TypeAlias = Connection | psycopg.Connection[Any]
 Row = Mapping[str, Any] | RowMapping
 
 _DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+_NUMBERING: Dialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,39 @@ def fetch_together(connection: AnyConnection, requests: Sequence[Request]) -> li
         raise
 
 
+def fetch_at_once(connection: Connection, requests: Sequence[Request]) -> list[list[dict[str, Any]]]:
+    """Run the statements in their order, on a connection of `make_engine`; return the rows of each.
+
+    Raises:
+        Unavailable: PostgreSQL is away, or another transaction was in the way.
+
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    if not connection.in_transaction():
+        connection.begin()  # what SQLAlchemy has not seen begin it would not commit
+    try:
+        return exchange(driver, [(_numbered(one.statement), one.parameters) for one in requests])
+    except psycopg.Error as error:
+        if driver.broken:
+            connection.invalidate(error)
+        unavailable = translate(error, broken=driver.broken)
+        if unavailable is not None:
+            raise unavailable from error
+        raise
+
+
+@lru_cache(maxsize=64)
+def _numbered(statement: TextClause) -> Statement:
+    compiled = statement.compile(dialect=_NUMBERING)
+    assert isinstance(compiled, SQLCompiler)
+    return Statement(_on_one_line(str(compiled)), tuple(compiled.positiontup or ()))
+
+
+def _on_one_line(sql: str) -> bytes:
+    return " ".join(sql.split()).encode()
+
+
 def _fetch_one_by_one(connection: Connection, requests: Sequence[Request]) -> list[list[Row]]:
     """Do the same through SQLAlchemy, for a caller's connection that is on another driver, or on an asynchronous one."""
     try:
@@ -86,4 +122,4 @@ def _has_rows(cursor: psycopg.Cursor[Row]) -> bool:
 @lru_cache(maxsize=64)
 def _sql(statement: TextClause) -> bytes:
     """Return the text for the driver, which keeps what it has parsed only of texts below 4 KiB: hence no indentation."""
-    return " ".join(str(statement.compile(dialect=_DIALECT)).split()).encode()
+    return _on_one_line(str(statement.compile(dialect=_DIALECT)))

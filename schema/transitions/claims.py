@@ -40,60 +40,109 @@ class Claimed:
     claimed_at: datetime
 
 
-_MEMBERS = [one.name for one in fields(Claimed) if one.name != "from_keys"]
-# What may not be begun twice is claimed durably, whatever the transaction meant to be.
-_CLAIM = text(
-    """
-WITH number AS MATERIALIZED (
-    SELECT nextval('claim_numbers') AS claim, clock_timestamp() AS now
-), allowed AS MATERIALIZED (
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a process would take next: what the message names, or the step before. `executor` is its name for people."""
+
+    ids: Sequence[SubtaskId]
+    process: int
+    executor: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of `TAKING`."""
+        return {"ids": list(self.ids), "process": self.process, "executor": self.executor}
+
+
+NOTHING = Wanted((), 0, "")
+_MEMBERS = [one.name for one in fields(Claimed) if one.name not in {"id", "from_keys"}]
+# What a record has freed and what is asked for change in one statement: `freed (id, n)` tells how many upstreams of each have just
+# ended, `ended (n, failed, allowed)` what else that does to the counters; then `touched` are the rows that have changed. The range of
+# ids is all there are: a planner that has no statistics yet takes a range for little, and so looks the rows up by their ids.
+FEW = "BETWEEN 1 AND 9223372036854775807"
+TAKING = f"""
+allowed AS (
     SELECT r.id
-    FROM task_progress AS p CROSS JOIN unnest(CAST(:ids AS bigint[])) AS asked (id) JOIN subtasks AS r ON r.id = asked.id
-    WHERE p.id = :task AND p.open AND r.task_id = :task AND r.state = 'READY'
-        AND ((p.failed = p.allowed AND p.undoing IS NULL) OR r.operation <> 'EXECUTE')
+    FROM unnest(CAST(:ids AS bigint[])) AS asked (id) JOIN subtasks AS r ON r.id = asked.id
+        LEFT JOIN freed AS f ON f.id = r.id CROSS JOIN task_progress AS p CROSS JOIN ended AS e
+    WHERE p.id = :task AND p.open AND r.task_id = :task AND asked.id {FEW}
+        AND (r.state = 'READY' OR (r.state = 'PENDING' AND r.carrier IS NOT NULL AND r.pending_upstreams = f.n))
+        AND ((p.failed + e.failed = p.allowed + e.allowed AND p.undoing IS NULL) OR r.operation <> 'EXECUTE')
     ORDER BY r.id
     LIMIT (
-        SELECT CASE WHEN concurrency IS NOT NULL THEN greatest(0, concurrency - running - canceling) END
-        FROM task_progress WHERE id = :task
+        SELECT CASE WHEN p.concurrency IS NOT NULL THEN greatest(0, p.concurrency - p.running - p.canceling + e.n) END
+        FROM task_progress AS p, ended AS e WHERE p.id = :task
     )
-), taken AS (
+), number AS MATERIALIZED (
+    SELECT nextval('claim_numbers') AS claim, clock_timestamp() AS now
+), touched AS (
     UPDATE subtasks AS s
-    SET state = 'RUNNING', claim = number.claim, process = :process, executor = :executor, attempt = s.attempt + 1,
-        starts = s.starts + 1, started_at = number.now, attempted_at = coalesce(s.attempted_at, number.now), declined = false
-    FROM number, allowed WHERE s.id = allowed.id
-    RETURNING s.id, s.claim, s.operation, s.attempt, s.failures, s.generation, s.started_at
-), moved AS (
-    UPDATE task_progress SET ready = ready - n, running = running + n, change_number = change_number + 1
-    FROM (SELECT count(*)::int AS n FROM taken) AS taken_count WHERE id = :task AND n > 0
+    SET pending_upstreams = s.pending_upstreams - t.n,
+        state = CASE WHEN t.taken THEN 'RUNNING' WHEN t.n = s.pending_upstreams AND s.carrier IS NOT NULL THEN 'READY'
+            ELSE s.state END,
+        released_at = CASE WHEN t.n > 0 AND t.n = s.pending_upstreams AND s.carrier IS NOT NULL THEN now()
+            ELSE s.released_at END,
+        claim = CASE WHEN t.taken THEN number.claim END, process = CASE WHEN t.taken THEN CAST(:process AS bigint) END,
+        executor = CASE WHEN t.taken THEN :executor ELSE s.executor END,
+        attempt = s.attempt + t.taken::int, starts = s.starts + t.taken::int,
+        started_at = CASE WHEN t.taken THEN number.now ELSE s.started_at END,
+        attempted_at = CASE WHEN t.taken THEN coalesce(s.attempted_at, number.now) ELSE s.attempted_at END,
+        declined = s.declined AND NOT t.taken
+    FROM number, (
+        SELECT id, max(n) AS n, bool_or(taken) AS taken
+        FROM (SELECT id, n, false AS taken FROM freed UNION ALL SELECT id, 0, true FROM allowed) AS one
+        WHERE id {FEW} GROUP BY id
+    ) AS t
+    WHERE s.id = t.id
+    RETURNING s.*, t.taken, t.n > 0 AND s.state IN ('READY', 'RUNNING') AS ready,
+        s.state = 'PENDING' AND s.pending_upstreams = 0 AND s.carrier IS NULL AND s.scheduled_at IS NULL AND s.gate IS NULL
+            AS startable
+), next AS (
+    SELECT (count(*) FILTER (WHERE ready))::int AS ready, (count(*) FILTER (WHERE startable))::int AS startable,
+        (count(*) FILTER (WHERE taken))::int AS taken
+    FROM touched
 )
-SELECT t.id, t.claim, t.operation, t.attempt, t.failures, t.generation, t.started_at AS claimed_at,
-    d.series_id, d.parallel_idx, d.key, d.kind,
-    d.arguments, d.from_keys, d.timeout, d.max_attempts, d.backoff_seconds,
-    CASE WHEN d.lost_is_failure THEN set_config('synchronous_commit', 'on', true) END AS durable
-FROM taken AS t JOIN subtask_specs AS d ON d.id = t.id
-ORDER BY t.id
+"""
+# Of `touched AS t` with its `subtask_specs AS d`. What may not be begun twice is claimed durably, whatever the transaction
+# meant to be.
+TAKEN = """t.id AS taken, t.claim, t.operation, t.attempt, t.failures, t.generation, t.started_at AS claimed_at,
+    d.series_id, d.parallel_idx, d.key, d.kind, d.arguments, d.from_keys, d.timeout, d.max_attempts, d.backoff_seconds,
+    CASE WHEN d.lost_is_failure THEN set_config('synchronous_commit', 'on', true) END AS durable"""
+_CLAIM = text(
+    f"""
+WITH ended AS (
+    SELECT 0 AS n, 0 AS failed, 0 AS allowed
+), freed AS (
+    SELECT CAST(0 AS bigint) AS id, 0 AS n WHERE false
+), {TAKING}, moved AS (
+    UPDATE task_progress AS p
+    SET ready = p.ready - n.taken, running = p.running + n.taken, change_number = p.change_number + 1
+    FROM next AS n WHERE p.id = :task AND n.taken > 0
+)
+SELECT {TAKEN} FROM touched AS t JOIN subtask_specs AS d ON d.id = t.id ORDER BY t.id
 """
 )
 
 
-def claim_request(task: TaskId, ids: Sequence[SubtaskId], *, process: int, executor: str) -> Request:
-    """Return the statement that takes those of `ids` that are READY and may begin now; all get one claim number.
+def claim_request(task: TaskId, wanted: Wanted) -> Request:
+    """Return the statement that takes what is wanted, READY, and may begin now; all get one claim number.
 
     It goes into a transaction that holds the task's progress row.
-
-    Args:
-        task: Whose.
-        ids: What the message, or the step before, names.
-        process: The pool process that takes them.
-        executor: Its name for people.
-
     """
-    return Request(_CLAIM, {"ids": list(ids), "task": task, "process": process, "executor": executor})
+    return Request(_CLAIM, {"task": task, **wanted.parameters})
 
 
 def claimed(rows: Iterable[Row]) -> list[Claimed]:
     """Return what a claim took, in the order of the ids."""
-    return [Claimed(**{name: row[name] for name in _MEMBERS}, from_keys=tuple(row["from_keys"] or ())) for row in rows]
+    return [
+        Claimed(
+            id=row["taken"],
+            from_keys=tuple(row["from_keys"] or ()),
+            **{name: row[name] for name in _MEMBERS},
+        )
+        for row in rows
+        if row["taken"] is not None
+    ]
 
 
 # For a subtask `s` that goes back to PENDING, given its row `b (claimed, begun)` of before: an attempt that was claimed is not

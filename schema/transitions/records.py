@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from schema.identity import SubtaskId, TaskId
 from schema.roundtrip import Request, Row
 from schema.transitions import claims, progress, rollbacks, settlement
+from schema.transitions.claims import NOTHING, Wanted
 from schema.transitions.progress import Progress
 
 Verdict = Literal["SUCCESSFUL", "FAILED", "RETRY"]
@@ -52,77 +53,64 @@ class Recorded:
     canceled: frozenset[SubtaskId] = frozenset()
 
 
+# A subquery in RETURNING still sees the row as it was.
 _RECORD = text(
     f"""
-WITH outcome AS (
-    SELECT * FROM jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o (
-        id bigint, verdict text, started_at timestamptz, finished_at timestamptz, result jsonb,
-        delay_seconds float8, error_type text, error_message text, error_line int,
-        lost boolean)
-), before AS (
-    SELECT s.id, s.state AS was, s.operation, CASE
-            WHEN s.state = 'CANCELING' THEN 'FAILED' WHEN o.verdict = 'RETRY' THEN 'PENDING' ELSE o.verdict
-        END AS new_state
-    FROM outcome AS o JOIN subtasks AS s ON s.id = o.id
-    WHERE s.task_id = :task AND s.claim = :claim AND s.state IN ('RUNNING', 'CANCELING')
-), done AS (
+WITH done AS (
     UPDATE subtasks AS s
-    SET state = b.new_state, claim = NULL, process = NULL, carrier = NULL,
-        operation = CASE WHEN b.was = 'CANCELING' THEN 'CANCEL' ELSE s.operation END,
-        failures = s.failures + (b.new_state <> 'SUCCESSFUL' AND NOT o.lost)::int,
-        finalized_at = CASE WHEN b.new_state <> 'PENDING' THEN o.finished_at END,
-        scheduled_at = CASE WHEN b.new_state = 'PENDING' AND o.delay_seconds > 0
+    SET state = CASE WHEN s.state = 'CANCELING' THEN 'FAILED' WHEN o.verdict = 'RETRY' THEN 'PENDING' ELSE o.verdict END,
+        claim = NULL, process = NULL, carrier = NULL,
+        operation = CASE WHEN s.state = 'CANCELING' THEN 'CANCEL' ELSE s.operation END,
+        failures = s.failures + ((s.state = 'CANCELING' OR o.verdict <> 'SUCCESSFUL') AND NOT o.lost)::int,
+        finalized_at = CASE WHEN s.state = 'CANCELING' OR o.verdict <> 'RETRY' THEN o.finished_at END,
+        scheduled_at = CASE WHEN s.state = 'RUNNING' AND o.verdict = 'RETRY' AND o.delay_seconds > 0
             THEN now() + o.delay_seconds * interval '1 second' END
-    FROM before AS b JOIN outcome AS o USING (id)
-    WHERE s.id = b.id
-    RETURNING s.id, b.was, s.state, s.scheduled_at, b.operation, s.attempt, s.executor,
-        s.started_at AS claimed_at, s.allow_failure
+    FROM jsonb_to_recordset(CAST(:outcomes AS jsonb)) AS o (
+        id bigint, verdict text, started_at timestamptz, finished_at timestamptz, result jsonb,
+        delay_seconds float8, error_type text, error_message text, error_line int, lost boolean)
+    WHERE s.id = o.id AND o.id {claims.FEW} AND s.task_id = :task
+        AND CASE WHEN s.state IN ('RUNNING', 'CANCELING') THEN s.claim END = :claim
+    RETURNING s.id, (SELECT state FROM subtasks AS b WHERE b.id = s.id) AS was, s.state, s.scheduled_at, s.attempt,
+        CASE WHEN s.operation <> 'CANCEL' THEN s.operation
+            ELSE (SELECT operation FROM subtasks AS b WHERE b.id = s.id) END AS operation,
+        s.executor, s.started_at AS claimed_at, s.allow_failure, o.verdict, o.lost, o.started_at, o.finished_at, o.result,
+        o.error_type, o.error_message, o.error_line
 ), attempts AS (
     INSERT INTO subtask_attempts (subtask_id, claim, task_id, attempt, operation, outcome, executor,
         claimed_at, started_at, finished_at, error_type, error_message, error_line)
-    SELECT d.id, :claim, :task, d.attempt, d.operation, CASE
-            WHEN d.was = 'CANCELING' THEN 'CANCELED' WHEN o.lost THEN 'LOST' WHEN o.verdict = 'RETRY' THEN 'FAILED' ELSE o.verdict
-        END, d.executor, d.claimed_at, o.started_at, o.finished_at, {rollbacks.CANCELED_ERROR}, o.error_line
-    FROM done AS d JOIN outcome AS o USING (id)
+    SELECT id, :claim, :task, attempt, operation, CASE
+            WHEN was = 'CANCELING' THEN 'CANCELED' WHEN lost THEN 'LOST' WHEN verdict = 'RETRY' THEN 'FAILED' ELSE verdict
+        END, executor, claimed_at, started_at, finished_at, {rollbacks.CANCELED_ERROR}, error_line
+    FROM done
 ), results AS (
     INSERT INTO subtask_results (subtask_id, task_id, result)
-    SELECT d.id, :task, o.result FROM done AS d JOIN outcome AS o USING (id)
-    WHERE d.state = 'SUCCESSFUL' AND o.result IS NOT NULL
+    SELECT id, :task, result FROM done WHERE state = 'SUCCESSFUL' AND result IS NOT NULL
     ON CONFLICT (subtask_id) DO UPDATE SET result = excluded.result
-), fit AS (
-    SELECT id FROM done WHERE state = 'SUCCESSFUL' OR (state = 'FAILED' AND allow_failure)
 ), freed AS (
     SELECT e.downstream_id AS id, count(*)::int AS n
-    FROM subtask_edges AS e JOIN fit AS d ON d.id = e.upstream_id GROUP BY e.downstream_id
-), released AS (
-    UPDATE subtasks AS s
-    SET pending_upstreams = s.pending_upstreams - f.n,
-        state = CASE WHEN s.pending_upstreams = f.n AND s.carrier IS NOT NULL THEN 'READY' ELSE s.state END,
-        released_at = CASE WHEN s.pending_upstreams = f.n AND s.carrier IS NOT NULL THEN now() ELSE s.released_at END
-    FROM freed AS f WHERE s.id = f.id
-    RETURNING s.state, s.pending_upstreams = 0 AND s.state = 'PENDING' AND s.carrier IS NULL
-        AND s.scheduled_at IS NULL AND s.gate IS NULL AS startable
+    FROM done AS d JOIN subtask_edges AS e ON e.upstream_id = d.id AND e.downstream_id {claims.FEW}
+    WHERE d.state = 'SUCCESSFUL' OR (d.state = 'FAILED' AND d.allow_failure) GROUP BY e.downstream_id
 ), ended AS (
-    SELECT count(*) AS n, count(*) FILTER (WHERE was = 'RUNNING') AS ran,
-        count(*) FILTER (WHERE state = 'SUCCESSFUL') AS successful,
-        count(*) FILTER (WHERE state = 'FAILED') AS failed,
-        count(*) FILTER (WHERE state = 'FAILED' AND allow_failure) AS allowed,
-        count(*) FILTER (WHERE state = 'PENDING') AS pending,
-        count(*) FILTER (WHERE state = 'PENDING' AND scheduled_at IS NULL) AS startable,
+    SELECT count(*)::int AS n, (count(*) FILTER (WHERE was = 'RUNNING'))::int AS ran,
+        (count(*) FILTER (WHERE state = 'SUCCESSFUL'))::int AS successful,
+        (count(*) FILTER (WHERE state = 'FAILED'))::int AS failed,
+        (count(*) FILTER (WHERE state = 'FAILED' AND allow_failure))::int AS allowed,
+        (count(*) FILTER (WHERE state = 'PENDING'))::int AS pending,
+        (count(*) FILTER (WHERE state = 'PENDING' AND scheduled_at IS NULL))::int AS startable,
         array_agg(id) AS ids, array_agg(id) FILTER (WHERE was = 'CANCELING') AS canceled_ids
     FROM done
-), next AS (
-    SELECT count(*) FILTER (WHERE state = 'READY') AS ready, count(*) FILTER (WHERE startable) AS startable
-    FROM released
-), moved AS (
+), {claims.TAKING}, moved AS (
     UPDATE task_progress AS p
-    SET running = p.running - e.ran, canceling = p.canceling - (e.n - e.ran), successful = p.successful + e.successful,
-        failed = p.failed + e.failed, allowed = p.allowed + e.allowed, pending = p.pending + e.pending - n.ready,
-        ready = p.ready + n.ready, startable = p.startable + e.startable + n.startable, change_number = p.change_number + 1
-    FROM ended AS e, next AS n WHERE p.id = :task AND e.n > 0
+    SET running = p.running - e.ran + n.taken, canceling = p.canceling - (e.n - e.ran),
+        successful = p.successful + e.successful, failed = p.failed + e.failed, allowed = p.allowed + e.allowed,
+        pending = p.pending + e.pending - n.ready, ready = p.ready + n.ready - n.taken,
+        startable = p.startable + e.startable + n.startable, change_number = p.change_number + 1
+    FROM ended AS e, next AS n WHERE p.id = :task AND (e.n > 0 OR n.taken > 0)
     RETURNING p.*, e.ids, e.canceled_ids, e.successful AS ended_well
 )
-SELECT * FROM moved
+SELECT {", ".join("m." + name for name in progress.COLUMNS.split(", "))}, m.ids, m.canceled_ids, m.ended_well, {claims.TAKEN}
+FROM moved AS m LEFT JOIN (touched AS t JOIN subtask_specs AS d ON d.id = t.id) ON t.taken
+ORDER BY t.id
 """
 )
 
@@ -150,13 +138,18 @@ def record(
     return recorded
 
 
-def record_request(task: TaskId, outcomes: Sequence[Outcome], *, claim: int, backwards: bool) -> Request:
+def record_request(
+    task: TaskId, outcomes: Sequence[Outcome], *, claim: int, backwards: bool, wanted: Wanted = NOTHING
+) -> Request:
     """Return the statement that writes how the attempts of one claim ended; `follow_up` must come after it.
 
-    `backwards` tells whether they were steps of a rollback: those of one claim all are, or none.
+    `backwards` tells whether they were steps of a rollback: those of one claim all are, or none. Forwards it also takes what is
+    `wanted`, as `claims.claim_request` would next, and answers that like it.
     """
-    statement = rollbacks.RECORD if backwards else _RECORD
-    return Request(statement, {"outcomes": _encode(outcomes), "task": task, "claim": claim})
+    parameters = {"outcomes": _encode(outcomes), "task": task, "claim": claim}
+    if backwards:
+        return Request(rollbacks.RECORD, parameters)
+    return Request(_RECORD, {**parameters, **wanted.parameters})
 
 
 def follow_up(
@@ -172,7 +165,7 @@ def follow_up(
         carrier: The carrier number of the unit that brought them.
 
     """
-    if not rows:
+    if not rows or rows[0]["ids"] is None:
         return Recorded(frozenset(), locked, clean=False)
     row = rows[0]
     after = Progress.of(row)
@@ -191,7 +184,7 @@ def follow_up(
 
 
 def supplement(connection: Connection, recorded: Recorded, outcomes: Sequence[Outcome], *, claim: int) -> None:
-    """Write what few outcomes have, in the record's transaction: the statement of every step must stay short."""
+    """Write what few outcomes have, in the record's transaction: every step pays for what its statement could do."""
     counted = [one for one in outcomes if one.id in recorded.ids]
     _keep_results(connection, recorded, counted, claim=claim)
     unbegun = [one.id for one in counted if not one.begun]
@@ -227,5 +220,8 @@ def _keep_results(connection: Connection, recorded: Recorded, outcomes: Sequence
 
 
 def _encode(outcomes: Sequence[Outcome]) -> str:
-    rows = [{name: getattr(outcome, name) for name in Outcome.__slots__} for outcome in outcomes]
+    rows = [
+        {name: value for name in Outcome.__slots__ if (value := getattr(outcome, name)) is not None}
+        for outcome in outcomes
+    ]
     return json.dumps(rows, default=datetime.isoformat, allow_nan=False)

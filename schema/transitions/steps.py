@@ -1,7 +1,7 @@
 """What a worker does between two handlers: record what has ended and take what is next, in as few round trips as it can.
 
 Each is one transaction, made by the caller. The statements are those of `claims` and `records`; here they are only sent
-together. A claim sent along with a record sees what the record wrote: after a failure it takes nothing.
+together. What is taken along with a record is decided by what it wrote: after a failure nothing is.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from schema.identity import SubtaskId, TaskId
-from schema.roundtrip import Request, fetch_together
+from schema.identity import TaskId
+from schema.roundtrip import fetch_at_once
 from schema.transitions import claims, logs, progress, records
-from schema.transitions.claims import Claimed
+from schema.transitions.claims import NOTHING, Claimed, Wanted
 from schema.transitions.logs import LogRow
 from schema.transitions.records import Outcome, Recorded
 
@@ -28,19 +28,10 @@ class Ended:
     backwards: bool = False  # they were steps of a rollback
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a process would take next."""
-
-    ids: Sequence[SubtaskId]
-    process: int
-    executor: str
-
-
 def take(connection: Connection, task: TaskId, wanted: Wanted) -> list[Claimed]:
     """Lock the task and take what may begin now. The commit need not be durable: a lost claim only runs again."""
     lock = progress.lock_request(task, durable=False)
-    locked, taken = fetch_together(connection, [lock, _claim(task, wanted)])
+    locked, taken = fetch_at_once(connection, [lock, claims.claim_request(task, wanted)])
     progress.locked(task, locked)
     return claims.claimed(taken)
 
@@ -57,11 +48,14 @@ def record_and_take(
     requests = [progress.lock_request(task)]
     if ended.log_rows:
         requests.append(logs.write_request(ended.log_rows))
-    requests.append(records.record_request(task, ended.outcomes, claim=ended.claim, backwards=ended.backwards))
-    place = len(requests) - 1
-    if wanted is not None:
-        requests.append(_claim(task, wanted))
-    answers = fetch_together(connection, requests)
+    place = len(requests)
+    request = records.record_request(
+        task, ended.outcomes, claim=ended.claim, backwards=ended.backwards, wanted=wanted or NOTHING
+    )
+    requests.append(request)
+    if wanted is not None and ended.backwards:
+        requests.append(claims.claim_request(task, wanted))
+    answers = fetch_at_once(connection, requests)
     recorded = records.follow_up(
         connection,
         progress.locked(task, answers[0]),
@@ -70,8 +64,4 @@ def record_and_take(
         carrier=ended.carrier,
     )
     records.supplement(connection, recorded, ended.outcomes, claim=ended.claim)
-    return recorded, claims.claimed(answers[place + 1]) if wanted is not None else []
-
-
-def _claim(task: TaskId, wanted: Wanted) -> Request:
-    return claims.claim_request(task, wanted.ids, process=wanted.process, executor=wanted.executor)
+    return recorded, claims.claimed(answers[-1]) if wanted is not None else []
