@@ -153,6 +153,17 @@ class StoredTask:
         """Change a subtask's row by hand: what a verb of another module, or the passing of time, would have done."""
         execute(self.engine, f"UPDATE subtasks SET {assignments} WHERE id = :id", id=self.ids[key])
 
+    def name(self, key: str) -> None:
+        """Let it stand as after an operator's retry, which a subtask that has not failed cannot come to."""
+        self.set(key, "operation = 'RETRY'")
+        execute(
+            self.engine,
+            "INSERT INTO operations (task_id, subtask_id, verb, principal, from_state, to_state)"
+            " VALUES (:task, :id, 'retry', 'tester', 'FAILED', 'PENDING')",
+            task=self.id,
+            id=self.ids[key],
+        )
+
     def move(self, key: str, before: str, after: str, assignments: str = "id = id") -> None:
         """Move a subtask between states with its counters, as a verb of another module would."""
         self.set(key, f"state = '{after}', {assignments}")

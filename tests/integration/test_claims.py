@@ -141,7 +141,7 @@ def test_what_an_operator_named_is_claimed_under_a_limit_although_others_come_fi
     task = make_task(engine, {"a": (), "b": (), "c": (), "d": ()}, concurrency=1)
     [held] = task.begin("d")
     task.release("a", "b")
-    task.set("b", "operation = 'RETRY'")
+    task.name("b")
     task.record([held], "FAILED")
     task.release("a")  # as a dispatcher does that had looked before
 
@@ -153,7 +153,7 @@ def test_while_a_task_is_failing_only_what_an_operator_named_is_claimed(engine: 
     task = make_task(engine, {"a": (), "b": (), "c": (), "d": ()})
     [failed, _running] = task.begin("a", "b")
     task.release("c", "d")
-    task.set("d", "operation = 'RETRY'")
+    task.name("d")
 
     task.record([failed], "FAILED")
 
@@ -165,7 +165,7 @@ def test_while_a_task_is_failing_only_what_an_operator_named_is_claimed(engine: 
 def test_in_a_closed_task_nothing_is_claimed_not_even_what_an_operator_named(engine: Engine) -> None:
     task = make_task(engine, PAIR)
     task.release("a", "b")
-    task.set("b", "operation = 'RETRY'")
+    task.name("b")
     with task.locked() as (connection, _):
         connection.execute(text("UPDATE task_progress SET open = false WHERE id = :id"), {"id": task.id})
 

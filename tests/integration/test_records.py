@@ -278,7 +278,7 @@ def test_after_a_failure_what_was_released_is_recalled_and_what_runs_may_finish(
 def test_while_a_task_is_failing_what_follows_an_operators_retry_is_not_released(engine: Engine) -> None:
     task = make_task(engine, {"a": (), "b": (), "c": ("b",)})
     [failed] = task.begin("a")
-    task.set("b", "operation = 'RETRY'")
+    task.name("b")
     task.record([failed], "FAILED")
 
     assert task.column("state") == "RUNNING"
@@ -292,7 +292,7 @@ def test_while_a_task_is_failing_what_follows_an_operators_retry_is_not_released
 def test_a_failing_task_waits_for_the_delayed_attempt_that_an_operator_named(engine: Engine) -> None:
     task = make_task(engine, PAIR)
     [failed] = task.begin("a")
-    task.set("b", "operation = 'RETRY'")
+    task.name("b")
     [named] = task.begin("b")
     task.record([failed], "FAILED")
 

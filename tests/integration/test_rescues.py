@@ -297,7 +297,7 @@ def test_the_pause_after_very_many_timeouts_is_at_most_an_hour(engine: Engine) -
     execute(
         engine,
         "INSERT INTO subtask_attempts (subtask_id, claim, task_id, attempt, operation, outcome, claimed_at,"
-        " started_at) SELECT :id, -n, :task, n, 'EXECUTE', 'FAILED', now(), now() FROM generate_series(1, 5000) AS n",
+        " started_at) SELECT :id, n - 5001, :task, n, 'EXECUTE', 'FAILED', now(), now() FROM generate_series(1, 5000) AS n",
         id=claimed.id,
         task=task.id,
     )
