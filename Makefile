@@ -32,7 +32,7 @@ dev: setup ## Run the embedded stack in the foreground
 	@$(BIN)/taskserver dev
 
 test: check ## Lint, types and the whole test suite
-	$(BIN)/pytest -n 2 --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --no-loadscope-reorder
 
 check: $(VENV)/.installed-test ## Format, lint and type checks
 	$(BIN)/ruff format --check -q .

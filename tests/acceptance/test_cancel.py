@@ -341,6 +341,7 @@ def test_a_cancel_survives_a_kill_of_postgresql(product: Running, tmp_path: Path
     assert {one.outcome for one in product.attempts(task)} == {"CANCELED"}
 
 
+@pytest.mark.chaos
 def test_cancels_at_the_very_moment_of_the_end_leave_one_story(product: Running, tmp_path: Path) -> None:
     """Both the end and the cancel may win; whatever is answered is what the record says."""
     tasks = []
@@ -359,6 +360,7 @@ def test_cancels_at_the_very_moment_of_the_end_leave_one_story(product: Running,
     assert_invariants(product.engine)
 
 
+@pytest.mark.chaos
 def test_fifty_cancels_while_processes_and_the_worker_are_killed_lose_nothing(tmp_path: Path) -> None:
     settings = {"TASKSERVER_CANCEL_GRACE_SECONDS": str(GRACE_SECONDS)}
     with running(tmp_path / "data", concurrency=50, settings=settings) as product:

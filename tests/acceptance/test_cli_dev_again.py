@@ -21,6 +21,7 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.chaos
 def test_a_dev_that_was_killed_starts_again_on_its_own_ports(tmp_path: Path) -> None:
     port, flower_port = free_ports(2)
     options = ("--port", port, "--flower-port", flower_port, "--concurrency", "1")

@@ -216,6 +216,7 @@ def test_server_refuses_a_database_that_is_not_migrated_until_migrate_has_run(de
     assert {one["name"]: one["ok"] for one in json.loads(again.stdout)["checks"]}["migrations"]
 
 
+@pytest.mark.chaos
 def test_dev_survives_a_kill_and_finds_handlers_beside_it_whatever_they_are_called(tmp_path: Path) -> None:
     (tmp_path / "greetings.py").write_text(HANDLERS)
     for decoy in ("workers.py", "schema.py", "taskserver.py", "celery.py"):

@@ -33,7 +33,7 @@ _CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-_EXAMPLES = 12
+_EXAMPLES = 6
 _LONGEST_WAIT = "0.01"
 # What is followed does not end before its task does, and no worker is here.
 _FOLLOWING = "/events"
