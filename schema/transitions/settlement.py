@@ -39,7 +39,7 @@ SELECT EXISTS (
         AND pending_upstreams = 0 AND carrier IS NULL AND scheduled_at IS NULL AND gate IS NULL
 ) OR EXISTS (
     SELECT FROM subtasks WHERE task_id = :task AND operation <> 'EXECUTE' AND state = 'PENDING'
-        AND scheduled_at IS NOT NULL
+        AND scheduled_at IS NOT NULL AND gate IS NULL
 )
 """
 )

@@ -455,3 +455,18 @@ def test_a_random_graph_is_undone_in_reverse_whatever_fails_on_the_way(engine: E
 _STEPPED = """
 SELECT d.key FROM subtask_attempts AS a JOIN subtask_specs AS d ON d.id = a.subtask_id WHERE a.operation = 'ROLLBACK'
 """
+
+
+def test_a_delay_of_what_is_undone_does_not_keep_a_failed_rollback_from_ending(engine: Engine) -> None:
+    task = make_task(
+        engine, {"a": (), "b": ("a",), "c": ("b",)}, {"a": {"has_rollback": True}, "b": {"has_rollback": True}}
+    )
+    task.run("a")
+    task.run("b")
+    task.run("c", verdict="FAILED")
+    use(task, "rollback")
+    task.set("c", "scheduled_at = now() + interval '1 hour'")  # as where it waited for another attempt
+
+    task.run("b", verdict="FAILED")
+
+    assert task.column("state") == "FAILED"
