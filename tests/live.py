@@ -24,6 +24,7 @@ from tests.api_client import PREFIX, SECRET_KEY
 from tests.eventually import eventually
 
 SECONDS = 10  # less than between two signs of life, or a read would never be too late
+SERVER = "live"  # the name of its connections
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from workers.slots import Held, Slots
 
 _LOOK_SECONDS = 1.0
 _STOPPING_LOOK_SECONDS = 0.1  # while something is to stop: what had not begun may begin
-_PATIENCE_SECONDS = (
-    1.0  # in that time a process ends by itself what has not begun, unless a handler holds its interpreter
-)
+# In that time a process ends by itself what has not begun, unless a handler holds its interpreter.
+_PATIENCE_SECONDS = 1.0
 _log = get_logger("taskserver.worker")
 
 

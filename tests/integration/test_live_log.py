@@ -3,42 +3,26 @@
 import asyncio
 import re
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from schema.database import make_engine, transaction
+from schema.database import transaction
 from schema.transitions.claims import Claimed
 from schema.transitions.logs import LogRow, write_logs
 from taskserver.api import log_following
 from taskserver.api.log_following import followed_log
 from taskserver.api.waiting import Watch
-from taskserver.embedded.stack import EmbeddedStack
 from taskserver.queries import logs
 from taskserver.queries.logs import LogQuestion, subtask_log
 from taskserver.views.subtasks import LogText
 from tests.factories import StoredTask, execute, make_task
 from tests.integration.test_queries_statements import counted
-from tests.live import Event, LiveApi, away, live_api
+from tests.live import SERVER, Event, LiveApi, away
 
-SERVER = "live"
 SEPARATOR = re.compile(r"^#{12}\{[A-Z]+\}\{[^}]+\}#{12}$", re.MULTILINE)
-
-
-@pytest.fixture
-def served(engine: Engine) -> Iterator[Engine]:
-    served = make_engine(engine.url.render_as_string(hide_password=False), name=SERVER, pool_size=5)
-    yield served
-    served.dispose()
-
-
-@pytest.fixture
-def live(served: Engine, stack: EmbeddedStack) -> Iterator[LiveApi]:
-    with live_api(served, stack.redis_url) as live:
-        yield live
 
 
 @pytest.fixture

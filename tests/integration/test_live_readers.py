@@ -2,13 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import Engine
 
-from schema.database import make_engine, transaction
+from schema.database import transaction
 from schema.transitions.logs import LogRow, write_logs
 from taskserver.api import http_connection, log_following
 from taskserver.embedded.stack import EmbeddedStack
@@ -21,19 +20,6 @@ from tests.live import LiveApi, live_api
 
 CHUNK = 64 * 1024
 CHUNKS = 128  # more than the kernel takes for a client that does not read
-
-
-@pytest.fixture
-def served(engine: Engine) -> Iterator[Engine]:
-    served = make_engine(engine.url.render_as_string(hide_password=False), name="live", pool_size=5)
-    yield served
-    served.dispose()
-
-
-@pytest.fixture
-def live(served: Engine, stack: EmbeddedStack) -> Iterator[LiveApi]:
-    with live_api(served, stack.redis_url) as live:
-        yield live
 
 
 @pytest.fixture

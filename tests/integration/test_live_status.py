@@ -3,38 +3,19 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 
 import httpx
 import pytest
 from httpx_sse import EventSource
 from sqlalchemy import Engine
 
-from schema.database import make_engine
 from taskserver.api import event_stream
-from taskserver.embedded.stack import EmbeddedStack
 from taskserver.principals import Role, Tokens, create_principal
 from tests.api_client import PREFIX, SECRET_KEY
 from tests.eventually import eventually
 from tests.factories import StoredTask, execute, make_task
 from tests.integration.test_queries_statements import counted
-from tests.live import Event, LiveApi, away, live_api
-
-SERVER = "live"
-
-
-@pytest.fixture
-def served(engine: Engine) -> Iterator[Engine]:
-    """The engine of the server: its connections can be told from the tests'."""
-    served = make_engine(engine.url.render_as_string(hide_password=False), name=SERVER, pool_size=5)
-    yield served
-    served.dispose()
-
-
-@pytest.fixture
-def live(served: Engine, stack: EmbeddedStack) -> Iterator[LiveApi]:
-    with live_api(served, stack.redis_url) as live:
-        yield live
+from tests.live import SERVER, Event, LiveApi, away
 
 
 @pytest.fixture
