@@ -168,23 +168,6 @@ def try_dispatch_locks(connection: Connection, tasks: Sequence[TaskId]) -> list[
     return [task for task in tasks if task in taken]
 
 
-_RECOUNT = text(
-    """
-UPDATE task_progress SET change_number = change_number + 1, startable = (
-    SELECT count(*) FROM subtasks
-    WHERE task_id = :task AND state = 'PENDING' AND pending_upstreams = 0 AND carrier IS NULL
-        AND scheduled_at IS NULL AND gate IS NULL
-)
-WHERE id = :task
-"""
-)
-
-
-def recount_startable(connection: Connection, task: TaskId) -> None:
-    """Count anew what waits for a release, after a verb that changed many rows. Holds the progress row."""
-    connection.execute(_RECOUNT, {"task": task})
-
-
 def wake_dispatcher(connection: Connection, task: TaskId) -> None:
     """Let a dispatcher look at the task as soon as this transaction has committed."""
     connection.execute(_NOTIFY, {"channel": STARTABLE_CHANNEL, "task": str(task)})
